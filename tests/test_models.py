@@ -1,0 +1,99 @@
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch.testing import assert_close
+
+from vae.models import (
+    VAE,
+    BernoulliLikelihood,
+    GaussianLikelihood,
+    LinearEncoder,
+    MLPEncoder,
+    linear_vae_model,
+    mlp,
+)
+from vae.noise import generator
+
+K, B, X, Z = 7, 5, 11, 3
+
+
+def stream():
+    return generator(0, "init")
+
+
+def test_gaussian_likelihood_is_scipys_with_its_constant(normal):
+    x, out = normal(B, X), normal(K, B, X)
+    got = GaussianLikelihood(0.37).double().log_prob(x, out)
+    expected = stats.norm(out.numpy(), math.sqrt(0.37)).logpdf(x.numpy()).sum(-1)
+    assert got.shape == (K, B)
+    assert_close(got, torch.from_numpy(expected), rtol=1e-6, atol=1e-6)  # log 0.37 was rounded to float32
+
+
+def test_bernoulli_likelihood_is_scipys(normal):
+    logits, x = normal(K, B, X), (normal(B, X) > 0).double()
+    got = BernoulliLikelihood().log_prob(x, logits)
+    expected = stats.bernoulli(logits.sigmoid().numpy()).logpmf(x.numpy()).sum(-1)
+    assert_close(got, torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_bernoulli_refuses_data_outside_the_unit_interval():
+    with pytest.raises(ValueError, match=r"data must lie in \[0, 1\] for a Bernoulli decoder, got \[0, 255\]"):
+        BernoulliLikelihood().check(torch.tensor([[0.0, 255.0]]))
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+def test_mlp_encoder_gives_a_posterior_per_datum(covariance, normal):
+    encoder = MLPEncoder(X, [13], Z, stream(), covariance).double()
+    q = encoder(normal(B, X))
+    assert q.mean.shape == (B, Z)
+    assert q.entropy().shape == (B,)
+    assert (torch.linalg.eigvalsh(q.covariance()) > 0).all()
+    if covariance == "full":
+        assert torch.equal(q.scale_tril, q.scale_tril.tril())
+        assert q.scale_tril.tril(-1).abs().sum() > 0
+        positions = torch.vmap(lambda x: encoder(x).scale_tril)(normal(2, B, X))  # the trainer maps over it
+        assert positions.shape == (2, B, Z, Z)
+
+
+def test_linear_encoder_has_one_variance_for_all_data(normal):
+    q = LinearEncoder(X, Z, stream()).double()(normal(B, X))
+    assert q.log_var.shape == (B, Z)
+    assert (q.log_var == q.log_var[0]).all()
+
+
+def test_log_lik_axes(normal):
+    model = VAE(MLPEncoder(X, [13], Z, stream()), mlp([Z, 13, X], stream()), GaussianLikelihood(0.5)).double()
+    x, z = normal(B, X), normal(K, B, Z)
+    got = model.log_lik(x, z)
+    assert got.shape == (K, B)
+    assert_close(got[4, 2], model.log_lik(x[2:3], z[4:5, 2:3])[0, 0])
+
+
+def test_construction_repeats_and_leaves_the_global_stream_alone():
+    a, b = (linear_vae_model(X, Z, 0.1, stream()) for _ in range(2))  # conftest checks the global state
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_learned_variance_is_a_parameter_and_fixed_one_is_not():
+    assert "likelihood.log_variance" in dict(linear_vae_model(X, Z, 0.1, stream(), learned=True).named_parameters())
+    assert "likelihood.log_variance" in dict(linear_vae_model(X, Z, 0.1, stream()).named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: mlp([3], stream()), "sizes must be two or more"),
+        (lambda: mlp([3, 0], stream()), "layer sizes must be at least 1"),
+        (lambda: GaussianLikelihood(0.0), "noise_variance must be positive"),
+        (lambda: GaussianLikelihood(math.nan), "noise_variance must be positive"),
+        (lambda: MLPEncoder(3, [], 2, stream(), "isotropic"), "covariance must be"),
+        (lambda: linear_vae_model(4, 5, 0.1, stream()), "z_dim must not exceed the 4"),
+        (lambda: linear_vae_model(4, 0, 0.1, stream()), "layer sizes must be at least 1"),
+    ],
+)
+def test_bad_input_is_refused_by_name(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

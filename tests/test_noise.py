@@ -1,0 +1,62 @@
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from vae.noise import batches, generator, moment_matched
+
+
+def test_streams_repeat_and_differ_by_seed_and_purpose():
+    def draw(seed, purpose):
+        return torch.randn(5, generator=generator(seed, purpose))
+
+    assert torch.equal(draw(3, "noise"), draw(3, "noise"))
+    assert not torch.equal(draw(3, "noise"), draw(4, "noise"))
+    assert not torch.equal(draw(3, "noise"), draw(3, "init"))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, "0"])
+def test_bad_seed(seed):
+    with pytest.raises(ValueError, match="seed must be an integer of at least 0"):
+        generator(seed, "noise")
+
+
+def test_batches_use_every_row_equally_often_and_drop_none():
+    n, size = 11, 4
+    stream = batches(n, size, generator(0, "batches"))
+    rows = torch.cat([next(stream) for _ in range(n)])  # size * n rows: every row `size` times
+    assert torch.equal(rows.bincount(minlength=n), torch.full((n,), size))
+    assert not torch.equal(rows[:n], rows[n : 2 * n])
+    for start in range(0, len(rows), n):  # each stretch of n is one whole order
+        assert torch.equal(rows[start : start + n].sort().values, torch.arange(n))
+
+
+@pytest.mark.parametrize("size", [0, 12])
+def test_batch_size_must_fit_the_data(size):
+    with pytest.raises(ValueError, match="batch_size must lie between 1 and the 11"):
+        next(batches(11, size, generator(0, "batches")))
+
+
+def test_moment_matched_draws_have_exact_moments_for_every_datum():
+    draws, batch, dim = 22, 7, 3
+    eps = moment_matched(draws, batch, dim, generator(0, "local"))
+    assert eps.shape == (draws, batch, dim)
+    assert_close(eps.mean(0), torch.zeros(batch, dim, dtype=torch.float64), rtol=0, atol=1e-14)
+    covariance = torch.einsum("kbi,kbj->bij", eps, eps) / draws
+    assert_close(covariance, torch.eye(dim, dtype=torch.float64).expand(batch, dim, dim), rtol=0, atol=1e-13)
+
+
+def test_moment_matched_draws_remain_nearly_normal():
+    eps = moment_matched(64, 4000, 2, generator(1, "local"))
+    fourth = eps.pow(4)
+    per_datum = fourth.mean((0, 2))
+    se = per_datum.std() / math.sqrt(len(per_datum))
+    # Whitened by its own sample, a normal's fourth moment is 3 (1 - O(1/draws)): 32 independent draws give 3 * 32/34.
+    assert abs(float(per_datum.mean()) - 3 * 32 / 34) < 5 * float(se)
+
+
+@pytest.mark.parametrize("draws", [7, 4])
+def test_moment_matching_needs_enough_pairs(draws):
+    with pytest.raises(ValueError, match="n_draws must be even and at least twice"):
+        moment_matched(draws, 5, 3, generator(0, "local"))

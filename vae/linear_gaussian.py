@@ -1,0 +1,245 @@
+"""The exactly solvable model: x = W z + mu + eps, z ~ N(0, phi), eps ~ N(0, diag(psi)).
+
+Shapes throughout: W (X, Z); psi a number or (X,); mu (X,) or None for zero; phi (Z, Z) or None for the identity; x
+(N, X). Nats. Every function is differentiable and can be mapped over models with `torch.vmap`. Background: Tipping &
+Bishop 1999; Lucas et al. 2019 ("Don't blame the ELBO!").
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vae.gaussian import LOG_2PI, DiagonalGaussian, FullGaussian
+
+
+def _psi(psi: Tensor | float, W: Tensor) -> Tensor:
+    return torch.as_tensor(psi, dtype=W.dtype, device=W.device).expand(W.shape[0])
+
+
+def _centred(x: Tensor, mu: Tensor | None) -> Tensor:
+    return x if mu is None else x - mu
+
+
+def posterior_precision(W: Tensor, psi: Tensor | float, phi: Tensor | None = None) -> Tensor:
+    """M = phi^-1 + W' Psi^-1 W, the posterior's precision, the same for every x: (Z, Z)."""
+    prior = torch.eye(W.shape[1], dtype=W.dtype, device=W.device) if phi is None else torch.linalg.inv(phi)
+    return prior + W.mT @ (W / _psi(psi, W)[:, None])
+
+
+def posterior(
+    W: Tensor, psi: Tensor | float, x: Tensor, mu: Tensor | None = None, phi: Tensor | None = None
+) -> FullGaussian:
+    """p(z|x) = N(M^-1 W' Psi^-1 (x - mu), M^-1): mean (N, Z), scale_tril (N, Z, Z) (a view: one covariance for
+    all x).
+    """
+    factor = torch.linalg.cholesky(posterior_precision(W, psi, phi))
+    mean = torch.cholesky_solve((_centred(x, mu) / _psi(psi, W) @ W).mT, factor).mT
+    scale = torch.linalg.cholesky(torch.cholesky_inverse(factor))
+    return FullGaussian(mean, scale.expand(x.shape[0], *scale.shape))
+
+
+def log_evidence(
+    W: Tensor, psi: Tensor | float, x: Tensor, mu: Tensor | None = None, phi: Tensor | None = None
+) -> Tensor:
+    """log p(x), nats (N,), at the cost of a Z x Z factorisation (matrix determinant lemma).
+
+    The quadratic form is the minimum over z of the joint's: a sum of squares, free of the cancellation in Woodbury's.
+    """
+    noise, residual = _psi(psi, W), _centred(x, mu)
+    m = posterior(W, psi, x, mu, phi).mean
+    prior_precision = None if phi is None else torch.linalg.inv(phi)
+    penalty = m.square().sum(-1) if prior_precision is None else ((m @ prior_precision) * m).sum(-1)
+    quadratic = ((residual - m @ W.mT).square() / noise).sum(-1) + penalty
+    log_det = torch.logdet(posterior_precision(W, psi, phi)) + noise.log().sum()
+    if phi is not None:
+        log_det = log_det + torch.logdet(phi)
+    return -0.5 * (W.shape[0] * LOG_2PI + log_det + quadratic)
+
+
+def expected_log_lik(
+    W: Tensor, psi: Tensor | float, x: Tensor, q: DiagonalGaussian, mu: Tensor | None = None
+) -> Tensor:
+    """E_q[log p(x|z)] without sampling, nats (N,): the ELBO's reconstruction term, noise of the estimator removed."""
+    noise = _psi(psi, W)
+    bias = (_centred(x, mu) - q.mean @ W.mT).square()
+    spread = q.log_var.exp() @ W.square().mT
+    return -0.5 * ((bias + spread) / noise + noise.log() + LOG_2PI).sum(-1)
+
+
+def approximation_gap(W: Tensor, psi: Tensor | float, phi: Tensor | None = None) -> float:
+    """log p(x) minus the best ELBO of any diagonal-covariance q: half of (sum_j log M_jj - log det M), nats, any x.
+
+    The best q has the posterior's mean and variances 1/M_jj; the gap is the posterior's total correlation.
+    """
+    return float(_approximation_gap(posterior_precision(W, psi, phi)))
+
+
+def _approximation_gap(precision: Tensor) -> Tensor:
+    return 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
+
+
+def amortization_gap(
+    W: Tensor,
+    psi: Tensor | float,
+    x: Tensor,
+    q: DiagonalGaussian,
+    mu: Tensor | None = None,
+    phi: Tensor | None = None,
+) -> Tensor:
+    """The best diagonal-covariance ELBO minus q's, nats (N,), >= 0; q.mean (N, Z), q.log_var (N, Z) or (Z,)."""
+    precision = posterior_precision(W, psi, phi)
+    delta = q.mean - posterior(W, psi, x, mu, phi).mean
+    log_ratio = q.log_var + precision.diagonal().log()
+    variances = (torch.expm1(log_ratio) - log_ratio).sum(-1)
+    return 0.5 * (variances + ((delta @ precision) * delta).sum(-1))
+
+
+class LinearVAE(NamedTuple):
+    """The optimum of a linear beta-VAE; see `linear_vae`."""
+
+    kl: Tensor  # (Z,) KL of each latent dimension, nats, largest first
+    rate: float  # their sum
+    distortion: float  # E|x - f(z)|^2, summed over X
+    objective: float  # the maximised beta-ELBO, nats per datum
+    active: int  # latents with positive KL
+    noise_variance: float
+
+
+def _spectrum(eigenvalues: Tensor) -> Tensor:
+    """Sorted downwards in float64; what an eigensolver returns for an exact zero is rounding, of either sign."""
+    values = torch.as_tensor(eigenvalues).detach().to("cpu", torch.float64)
+    if values.ndim != 1 or values.numel() == 0 or not values.isfinite().all():
+        raise ValueError(
+            f"eigenvalues must be a finite, non-empty (X,) tensor, got shape {tuple(values.shape)}; "
+            "pass torch.linalg.eigvalsh of the 1/N covariance"
+        )
+    values = values.sort(descending=True).values
+    rounding = values.numel() * torch.finfo(values.dtype).eps * float(values.abs().max())
+    if float(values[-1]) < -rounding:
+        raise ValueError(f"eigenvalues must be non-negative, got {float(values[-1]):.3g}; pass a covariance's")
+    return values.where(values > rounding, torch.zeros_like(values))
+
+
+def _positive(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be positive and finite, got {value}; pass a number above zero")
+
+
+def _latents(latent_dim: int) -> None:
+    if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or latent_dim < 1:
+        raise ValueError(f"latent_dim must be an integer of at least 1, got {latent_dim!r}; use one latent or more")
+
+
+def linear_vae(eigenvalues: Tensor, beta: float, noise_variance: float, latent_dim: int) -> LinearVAE:
+    """The global optimum of a linear beta-VAE with decoder variance `noise_variance`, in closed form.
+
+    `eigenvalues` (X,) of the data's 1/N covariance, in any order. With T = beta * noise_variance, the `latent_dim`
+    largest that exceed T are encoded, each at KL = log(lambda / T) / 2, leaving T of distortion; the others keep all
+    of theirs (Lucas et al. 2019; the same as reverse water-filling at level T). Latents beyond X add KL 0.
+    """
+    _positive(beta=beta, noise_variance=noise_variance)
+    _latents(latent_dim)
+    spectrum = _spectrum(eigenvalues)
+    level = beta * noise_variance
+    offered = torch.zeros(latent_dim, dtype=spectrum.dtype)
+    usable = min(latent_dim, spectrum.numel())
+    offered[:usable] = spectrum[:usable]
+    kl = 0.5 * (offered / level).clamp(min=1).log()
+    active = int((offered > level).sum())
+    rate, left = float(kl.sum()), float(spectrum[active:].sum())
+    distortion = active * level + left
+    constant = -0.5 * spectrum.numel() * (LOG_2PI + math.log(noise_variance))
+    objective = constant - 0.5 * distortion / noise_variance - beta * rate
+    return LinearVAE(kl, rate, distortion, objective, active, noise_variance)
+
+
+def learned_noise_variance(eigenvalues: Tensor, beta: float, latent_dim: int) -> float:
+    """The decoder variance that maximises `linear_vae(...).objective`, when it is learned along with the weights.
+
+    The objective's slope in s = noise_variance is -h(s)/(2 s^2), h(s) = s (X - beta k(s)) - sum of the eigenvalues
+    left out, with k(s) the number of active latents. h is convex and piecewise linear, so its zero is found exactly:
+    s = sum_{i>k} lambda_i / (X - beta k); at beta = 1 this is probabilistic PCA's (Tipping & Bishop 1999, eq. 8).
+    Where the maximum is a plateau (beta = 1 and latent_dim = X, say) the largest of its values is returned.
+
+    Raises ValueError if the objective is unbounded: the latents reproduce the data exactly (nothing is left out) and
+    their price beta k is below X, so that shrinking s to 0 gains without limit.
+    """
+    _positive(beta=beta)
+    _latents(latent_dim)
+    spectrum = _spectrum(eigenvalues)
+    dim = spectrum.numel()
+    usable = min(latent_dim, int((spectrum > 0).sum()))
+    left = [float(spectrum[k:].sum()) for k in range(usable + 1)]
+    if left[usable] == 0 and dim > beta * usable:
+        raise ValueError(
+            f"the objective is unbounded: {usable} latents reproduce data of rank {usable} in {dim} dimensions exactly "
+            f"and cost beta * {usable} = {beta * usable:g} < {dim} nats per unit of -log sigma; fix noise_variance, "
+            "use fewer latents, raise beta, or add noise to the data"
+        )
+    # From the noisiest end: the piece with k active latents covers lambda_{k+1} / beta <= s < lambda_k / beta.
+    for k in range(usable + 1):
+        slope = dim - beta * k
+        lower = float(spectrum[k]) / beta if k < usable else 0.0
+        if lower * slope - left[k] <= 0:  # h is negative at the piece's lower end: its zero is in here
+            return left[k] / slope if left[k] > 0 else float(spectrum[k - 1]) / beta
+    raise AssertionError("h has a zero unless the objective is unbounded")
+
+
+class ScalarChannel(NamedTuple):
+    """The best q = N(k x, s2) for a fixed scalar decoder; see `scalar_channel`."""
+
+    k: float
+    s2: float
+    mutual_information: float
+    rate: float
+    distortion: float
+
+
+def scalar_channel(a: float, data_variance: float, beta: float, noise_variance: float) -> ScalarChannel:
+    """x|z ~ N(a z, noise_variance) with a fixed, x ~ N(0, data_variance): the encoder q(z|x) = N(k x, s2) that is best.
+
+    With T = beta * noise_variance: k = a / (a^2 + T), s2 = T / (a^2 + T), and I(X;Z) = log(1 + k^2 data_variance /
+    s2) / 2. The rate E KL(q || N(0, 1)) exceeds I by the aggregated posterior's KL. Distortion is E(x - a z)^2. Nats.
+    """
+    _positive(data_variance=data_variance, beta=beta, noise_variance=noise_variance)
+    if not math.isfinite(a):
+        raise ValueError(f"a must be finite, got {a}; pass the decoder's weight")
+    level = beta * noise_variance
+    k, s2 = a / (a * a + level), level / (a * a + level)
+    information = 0.5 * math.log1p(k * k * data_variance / s2)
+    rate = 0.5 * (k * k * data_variance + s2 - 1 - math.log(s2))
+    distortion = (1 - a * k) ** 2 * data_variance + a * a * s2
+    return ScalarChannel(k, s2, information, rate, distortion)
+
+
+def collapse_threshold(x: Tensor, likelihood: str) -> float:
+    """Where ignoring z becomes a stable optimum of any VAE with a smooth decoder and a free output bias.
+
+    "gaussian": the critical beta * noise_variance, the largest eigenvalue of the 1/N covariance of x (N, X).
+    "bernoulli": the critical beta, the largest eigenvalue of V^-1/2 Cov V^-1/2 with V = mean (1 - mean) (for binary
+    data the correlation matrix); pixels that are 0 everywhere or 1 everywhere carry nothing and are dropped.
+    """
+    if x.ndim != 2 or not x.isfinite().all():
+        raise ValueError(f"x must be a finite (N, X) tensor, got shape {tuple(x.shape)}; remove NaN and infinity")
+    x = x.detach().to(torch.float64)
+    mean = x.mean(0)
+    covariance = (x - mean).mT @ (x - mean) / x.shape[0]
+    if likelihood == "gaussian":
+        return float(torch.linalg.eigvalsh(covariance)[-1])
+    if likelihood != "bernoulli":
+        raise ValueError(f"likelihood must be 'gaussian' or 'bernoulli', got {likelihood!r}; pass one of the two")
+    if x.min() < 0 or x.max() > 1:
+        raise ValueError(
+            f"x must lie in [0, 1] for a Bernoulli decoder, got [{x.min():g}, {x.max():g}]; rescale or binarize it"
+        )
+    scale = (mean * (1 - mean)).sqrt()
+    kept = scale > 0
+    if not kept.any():
+        raise ValueError("x must vary: every pixel is 0 everywhere or 1 everywhere; check the data")
+    scaled = covariance[kept][:, kept] / scale[kept] / scale[kept][:, None]
+    return float(torch.linalg.eigvalsh(scaled)[-1])

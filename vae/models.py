@@ -1,0 +1,166 @@
+"""Encoders, decoders, likelihoods, and the VAE that they make.
+
+Every constructor takes the random generator of its initial weights: nothing here touches PyTorch's global state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.utils import skip_init
+
+from vae.gaussian import LOG_2PI, DiagonalGaussian, FullGaussian, Gaussian
+
+
+def linear(n_in: int, n_out: int, generator: Generator) -> nn.Linear:
+    """A linear layer with Glorot-uniform weights (Glorot & Bengio 2010, eq. 16) and zero bias."""
+    if min(n_in, n_out) < 1:
+        raise ValueError(f"layer sizes must be at least 1, got {n_in} and {n_out}; check latent and data dimensions")
+    layer = skip_init(nn.Linear, n_in, n_out)
+    nn.init.xavier_uniform_(layer.weight, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def mlp(sizes: Sequence[int], generator: Generator, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Sequential:
+    """Linear layers between consecutive `sizes` with activations in between; two sizes make a linear map."""
+    if len(sizes) < 2:
+        raise ValueError(f"sizes must be two or more, got {list(sizes)}; give input and output sizes")
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+        layers += [linear(n_in, n_out, generator), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class LinearEncoder(nn.Module):
+    """q(z|x) = N(V x + c, diag(exp(log_var))) with one variance per latent for all x: (B, X) -> means (B, Z).
+
+    The exact posterior of a linear-Gaussian model has this form whenever its covariance is diagonal.
+    """
+
+    def __init__(self, x_dim: int, z_dim: int, generator: Generator) -> None:
+        super().__init__()
+        self.mean = linear(x_dim, z_dim, generator)
+        self.log_var = nn.Parameter(torch.zeros(z_dim))
+
+    def forward(self, x: Tensor) -> DiagonalGaussian:
+        mean = self.mean(x)
+        return DiagonalGaussian(mean, self.log_var.expand_as(mean))
+
+
+class MLPEncoder(nn.Module):
+    """q(z|x) with all its parameters from one network: (B, X) -> a diagonal or full-covariance Gaussian over (B, Z)."""
+
+    def __init__(
+        self, x_dim: int, hidden: Sequence[int], z_dim: int, generator: Generator, covariance: str = "diagonal"
+    ) -> None:
+        super().__init__()
+        if covariance not in ("diagonal", "full"):
+            raise ValueError(f"covariance must be 'diagonal' or 'full', got {covariance!r}; pass one of the two")
+        self.z_dim, self.covariance = z_dim, covariance
+        n_scale = z_dim if covariance == "diagonal" else z_dim * (z_dim + 1) // 2
+        self.net = mlp([x_dim, *hidden, z_dim + n_scale], generator)
+
+    def forward(self, x: Tensor) -> Gaussian:
+        mean, scale = self.net(x).tensor_split([self.z_dim], dim=-1)
+        if self.covariance == "diagonal":
+            return DiagonalGaussian(mean, scale)
+        # The first numbers are the diagonal's logarithms, the others the entries below it, row by row: placed by
+        # constant one-hot maps, because vmap does not take indexed assignment.
+        log_diagonal, below = scale.tensor_split([self.z_dim], dim=-1)
+        rows, columns = torch.tril_indices(self.z_dim, self.z_dim, offset=-1, device=x.device)
+        eye = torch.eye(self.z_dim, dtype=x.dtype, device=x.device)
+        lower = torch.einsum("...n,nr,nc->...rc", below, eye[rows], eye[columns])
+        return FullGaussian(mean, torch.diag_embed(log_diagonal.exp()) + lower)
+
+
+class GaussianLikelihood(nn.Module):
+    """p(x|z) = N(x; f(z), noise_variance I), the variance a fixed number or, with `learned`, one free parameter."""
+
+    def __init__(self, noise_variance: float, learned: bool = False) -> None:
+        super().__init__()
+        if not (math.isfinite(noise_variance) and noise_variance > 0):
+            raise ValueError(
+                f"noise_variance must be positive and finite, got {noise_variance}; pass a number above zero"
+            )
+        log_variance = torch.tensor(math.log(noise_variance))
+        if learned:
+            self.log_variance = nn.Parameter(log_variance)
+        else:
+            self.register_buffer("log_variance", log_variance)
+
+    def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
+        """log p(x|z) in nats, summed over X, with its constant: x (B, X), decoder output (K, B, X) -> (K, B)."""
+        squared = (x - out).square().sum(-1)
+        return -0.5 * (squared * (-self.log_variance).exp() + x.shape[-1] * (self.log_variance + LOG_2PI))
+
+    def mean(self, out: Tensor) -> Tensor:
+        """E[x|z] from the decoder's output."""
+        return out
+
+    def check(self, x: Tensor) -> None:
+        """Any real data will do."""
+
+
+class BernoulliLikelihood(nn.Module):
+    """p(x|z) = prod Bernoulli(x; sigmoid(f(z))); on grey values in [0, 1] the usual cross-entropy, which is no
+    density.
+    """
+
+    def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
+        """log p(x|z) in nats, summed over X: x (B, X), logits (K, B, X) -> (K, B)."""
+        return -binary_cross_entropy_with_logits(out, x.expand_as(out), reduction="none").sum(-1)
+
+    def mean(self, out: Tensor) -> Tensor:
+        """E[x|z] from the decoder's output."""
+        return out.sigmoid()
+
+    def check(self, x: Tensor) -> None:
+        """Raises ValueError for data outside [0, 1]."""
+        if x.min() < 0 or x.max() > 1:
+            raise ValueError(
+                f"data must lie in [0, 1] for a Bernoulli decoder, got [{float(x.min()):g}, {float(x.max()):g}]; "
+                "rescale it, or use a Gaussian decoder"
+            )
+
+
+class VAE(nn.Module):
+    """p(z) = N(0, I), p(x|z) by `decoder` and `likelihood`, q(z|x) by `encoder`. Kingma & Welling 2014,
+    arXiv:1312.6114.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, likelihood: GaussianLikelihood | BernoulliLikelihood
+    ) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
+
+    def encode(self, x: Tensor) -> Gaussian:
+        """q(z|x) for x (B, X)."""
+        return self.encoder(x)
+
+    def log_lik(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x|z), nats: x (B, X), z (K, B, Z) -> (K, B)."""
+        return self.likelihood.log_prob(x, self.decoder(z))
+
+    def forward(self, f: Callable[..., Any], *args: Any) -> Any:
+        """f(self, *args): lets `torch.func.functional_call` evaluate any function of the model (see `Ensemble.map`)."""
+        return f(self, *args)
+
+
+def linear_vae_model(
+    x_dim: int, z_dim: int, noise_variance: float, generator: Generator, *, learned: bool = False
+) -> VAE:
+    """Linear encoder, linear decoder, Gaussian likelihood: the model that `vae.linear_gaussian` solves exactly."""
+    if z_dim > x_dim:
+        raise ValueError(f"z_dim must not exceed the {x_dim} data dimensions of a linear model, got {z_dim}; lower it")
+    return VAE(
+        LinearEncoder(x_dim, z_dim, generator),
+        mlp([z_dim, x_dim], generator),
+        GaussianLikelihood(noise_variance, learned),
+    )

@@ -1,0 +1,57 @@
+"""Reproducible randomness: named CPU streams, one per seed, and moment-matched draws.
+
+Streams live on the CPU whatever the device, so that a run on a GPU sees the same minibatches and the same noise, and
+every member of a sweep with the same seed shares them (common random numbers).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+
+def generator(seed: int, purpose: str) -> Generator:
+    """The stream of `seed` for one purpose ("init", "batches", ...); streams of different purposes are independent."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}; use 0, 1, 2, ...")
+    entropy = np.random.SeedSequence([seed, zlib.crc32(purpose.encode())])
+    state = int(entropy.generate_state(1, np.uint64)[0])
+    return Generator().manual_seed(state)
+
+
+def batches(n: int, batch_size: int, stream: Generator) -> Iterator[Tensor]:
+    """Endless minibatches of row numbers, (batch_size,) each: one random order of all n rows after another.
+
+    A batch may span two orders, so that no row is dropped and every row is used equally often.
+    """
+    if not 1 <= batch_size <= n:
+        raise ValueError(f"batch_size must lie between 1 and the {n} training rows, got {batch_size}; lower it")
+    queue = torch.empty(0, dtype=torch.int64)
+    while True:
+        if queue.numel() < batch_size:
+            queue = torch.cat([queue, torch.randperm(n, generator=stream)])
+        yield queue[:batch_size]
+        queue = queue[batch_size:]
+
+
+def moment_matched(n_draws: int, batch: int, dim: int, stream: Generator, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Standard normal draws (n_draws, batch, dim) whose sample mean is 0 and sample covariance I, exactly, for every
+    datum.
+
+    Antithetic pairs give the mean; whitening each datum's own draws gives the covariance. Fixed draws that are not
+    matched bias what is optimised over them; draws shared by a batch would share their error.
+    """
+    if n_draws % 2 or n_draws < 2 * dim:
+        raise ValueError(
+            f"n_draws must be even and at least twice the dimension {dim}, got {n_draws}; "
+            "whitening needs that many pairs"
+        )
+    half = torch.randn(n_draws // 2, batch, dim, generator=stream, dtype=dtype)
+    second_moment = torch.einsum("kbi,kbj->bij", half, half) / half.shape[0]
+    factor = torch.linalg.cholesky(second_moment)
+    white = torch.linalg.solve_triangular(factor, half.movedim(0, -1), upper=False).movedim(-1, 0)
+    return torch.cat([white, -white])
