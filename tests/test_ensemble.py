@@ -41,6 +41,27 @@ def test_map_takes_arguments_per_member_and_returns_any_structure(ensemble, norm
     assert_close(q["q"].mean[1], ensemble.member(1).encode(x[1]).mean)
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 5, 100])
+def test_chunks_of_rows_change_nothing(ensemble, chunk, normal):
+    x, eps = (normal(B, X) > 0).double(), normal(B, Z)
+
+    def f(model, x, eps):
+        q = model.encode(x)
+        return {"kl": q.kl_to_standard_normal(), "z": q.rsample(eps)}
+
+    whole, parts = ensemble.map(f, x, eps), ensemble.map_rows(f, x, eps, chunk=chunk)
+    assert parts["z"].shape == (E, B, Z)
+    assert_close(parts, whole, rtol=1e-12, atol=1e-12)
+
+
+def test_taken_members_are_the_same_models(ensemble, normal):
+    x = normal(B, X)
+    some = ensemble.take([2, 0])
+    assert some.column("seed").tolist() == [2, 0]
+    mean = ensemble.map(lambda m: m.encode(x).mean)
+    assert_close(some.map(lambda m: m.encode(x).mean), mean[[2, 0]])
+
+
 def test_members_keep_dtype_and_are_copies(ensemble):
     member = ensemble.member(0)
     assert {p.dtype for p in member.parameters()} == {torch.float64}

@@ -82,6 +82,18 @@ def test_training_reaches_the_closed_form(data):
         assert best - 0.05 < value < best + 1e-9
 
 
+def test_a_learned_variance_trains_too_and_reaches_its_closed_form(data):
+    """One number per member: the parameter without axes of its own."""
+    ensemble = stack(
+        lambda m: linear_vae_model(X, Z, 0.3, generator(0, "init"), learned=True), [{"seed": 0, "beta": 1.0}]
+    )
+    schedule = Schedule(steps=1500, batch_size=N, learning_rate=3e-2)
+    trained = train(ensemble.to(torch.float64), objective, data, schedule).ensemble
+    spectrum = torch.linalg.eigvalsh((data - data.mean(0)).mT @ (data - data.mean(0)) / N)
+    best = lg.learned_noise_variance(spectrum, 1.0, Z)
+    assert float(trained.params["likelihood.log_variance"][0].exp()) == pytest.approx(best, rel=0.03)
+
+
 def test_untouched_ensemble_and_frozen_parts(data):
     before = ensemble_of(MEMBERS)
     copy = {k: v.clone() for k, v in before.params.items()}

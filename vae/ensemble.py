@@ -45,6 +45,17 @@ class Ensemble:
 
         return torch.vmap(one, in_dims=(0, 0, *dims))(self.params, self.buffers, *args)
 
+    def map_rows(self, f: Callable[..., dict[str, Tensor]], *rows: Tensor, chunk: int = 1024) -> dict[str, Tensor]:
+        """f(model, *rows) of every member over data of any length: (E, N, ...) for each of f's named results (n, ...).
+
+        `rows` are tensors (N, ...) that belong together; they go through in chunks of `chunk`, which bounds the memory
+        and changes nothing else: f treats rows one by one. No autograd.
+        """
+        parts = zip(*(tensor.split(chunk) for tensor in rows), strict=True)
+        with torch.no_grad():
+            results = [self.map(f, *part) for part in parts]
+        return {name: torch.cat([result[name] for result in results], dim=1) for name in results[0]}
+
     def column(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """One number of every member, as a tensor (E,) on the parameters' device."""
         first = next(iter(self.params.values()))
@@ -56,6 +67,15 @@ class Ensemble:
             self,
             params={k: v.to(*args, **kwargs) for k, v in self.params.items()},
             buffers={k: v.to(*args, **kwargs) for k, v in self.buffers.items()},
+        )
+
+    def take(self, rows: Sequence[int]) -> Ensemble:
+        """The ensemble of some of its members."""
+        return replace(
+            self,
+            params={k: v[rows] for k, v in self.params.items()},
+            buffers={k: v[rows] for k, v in self.buffers.items()},
+            members=tuple(self.members[i] for i in rows),
         )
 
     def member(self, index: int) -> nn.Module:

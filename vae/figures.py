@@ -81,29 +81,37 @@ def gradient(n: int) -> list[Any]:
     return list(mpl.colormaps["viridis"](np.linspace(0.0, 0.88, n)))
 
 
-def series(
-    ax: Axes,
-    frame: pd.DataFrame,
-    x: str,
-    *,
-    label: str = "",
-    color: Any = INK,
-    marker: str = "o",
-    line: str = "-",
-    **kw: Any,
-) -> None:
-    """`value` against column `x` with error bars of one standard error, labelled at its right end."""
+def series(ax: Axes, frame: pd.DataFrame, x: str, *, color: Any = INK, **style: Any) -> None:
+    """`value` against column `x`, with error bars of one standard error; `style` as for `Axes.errorbar`."""
     frame = frame.sort_values(x)
-    ax.errorbar(frame[x], frame["value"], frame["se"].fillna(0), color=color, marker=marker, linestyle=line, **kw)
-    if label:
-        end(ax, label, float(frame[x].iloc[-1]), float(frame["value"].iloc[-1]), color)
+    ax.errorbar(frame[x], frame["value"], frame["se"].fillna(0), color=color, **{"marker": "o"} | style)
 
 
-def end(ax: Axes, text: str, x: float, y: float, color: Any = INK, *, dx: float = 7, dy: float = 0) -> None:
-    """Writes a line's name beside its end, offset by (dx, dy) points."""
-    ax.annotate(
-        text, (x, y), (dx, dy), textcoords="offset points", color=color, va="center", fontsize=10, annotation_clip=False
-    )
+def label(ax: Axes, names: Sequence[tuple[str, float, float, Any]], *, dx: float = 7, gap: float = 12) -> None:
+    """Writes (text, x, y, colour) beside the points, `dx` points to the right and at least `gap` points apart.
+
+    Call it when the axes' limits are final.
+    """
+    ax.figure.canvas.draw()  # settles the layout, from which the distances follow
+    points = 72 / ax.figure.dpi
+    lowest = -np.inf
+    for text, x, y, color in sorted(names, key=lambda name: name[2]):
+        height = float(ax.transData.transform((x, y))[1]) * points
+        lowest = max(height, lowest + gap)
+        ax.annotate(
+            text, (x, y), (dx, lowest - height), textcoords="offset points", color=color, va="center", fontsize=10,
+            annotation_clip=False,
+        )  # fmt: skip
+
+
+def dots(ax: Axes, frame: pd.DataFrame, exact: pd.Series, rows: Mapping[str, str], *, colors: Sequence[Any]) -> None:
+    """One row for each of `rows` (key -> name): the measured `value` with its error as a dot, `exact` as a grey bar."""
+    for y, (key, color) in enumerate(zip(rows, colors, strict=True)):
+        ax.plot([exact[key]] * 2, [y - 0.3, y + 0.3], color="#b0b0b0", lw=4, solid_capstyle="butt")
+        ax.errorbar(frame["value"][key], y, xerr=np.nan_to_num(frame["se"][key]), marker="o", color=color)
+    ax.set_yticks(range(len(rows)), list(rows.values()))
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.grid(axis="y", visible=False)
 
 
 def log_axis(ax: Axes, axis: str, ticks: Sequence[float]) -> None:
@@ -123,13 +131,17 @@ def name_axes(ax: Axes, x: str, y: str, title: str = "") -> None:
 
 
 def select(table: pd.DataFrame, **where: Any) -> pd.DataFrame:
-    """The rows of a tidy table with the given values; a list selects several. No such row is an error, not an
-    empty figure.
+    """The rows of a tidy table with the given values; a list selects several, None the rows that have none.
+
+    No such row is an error, not an empty figure.
     """
     mask = np.ones(len(table), dtype=bool)
     for column, wanted in where.items():
-        several = isinstance(wanted, Iterable) and not isinstance(wanted, str | Mapping)
-        mask &= table[column].isin(list(wanted)) if several else table[column].eq(wanted)
+        several = isinstance(wanted, Iterable) and not isinstance(wanted, str)
+        if wanted is None:
+            mask &= table[column].isna()
+        else:
+            mask &= table[column].isin(list(wanted) if several else [wanted])
     if not mask.any():
         raise ValueError(
             f"where must select rows of the table, got {where}, which selects none; check names and values"

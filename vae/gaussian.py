@@ -49,6 +49,9 @@ class DiagonalGaussian(NamedTuple):
         """(..., Z, Z)."""
         return torch.diag_embed(self.log_var.exp())
 
+    def _log_det(self) -> Tensor:
+        return 0.5 * self.log_var.sum(-1)
+
 
 class FullGaussian(NamedTuple):
     """q(z) = N(mean, L L'), L = `scale_tril` lower triangular with a positive diagonal; (..., Z) and (..., Z, Z)."""
@@ -95,15 +98,14 @@ def _precision(q: Gaussian) -> Tensor:
 
 def kl(q: Gaussian, p: FullGaussian) -> Tensor:
     """KL(q || p) between Gaussians over the same space, nats (...); leading axes broadcast."""
-    white_scale = torch.linalg.solve_triangular(
-        p.scale_tril,
-        torch.linalg.cholesky(q.covariance()) if isinstance(q, DiagonalGaussian) else q.scale_tril,
-        upper=False,
-    )
-    delta = (q.mean - p.mean).unsqueeze(-1)
-    white_mean = torch.linalg.solve_triangular(p.scale_tril, delta, upper=False).squeeze(-1)
-    log_ratio = white_scale.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return 0.5 * (white_scale.square().sum((-1, -2)) + white_mean.square().sum(-1) - q.mean.shape[-1]) - log_ratio
+    eye = torch.eye(p.mean.shape[-1], dtype=p.mean.dtype, device=p.mean.device)
+    whiten = torch.linalg.solve_triangular(p.scale_tril, eye, upper=False)
+    if isinstance(q, DiagonalGaussian):  # without a matrix per datum
+        trace = (whiten.square() @ q.log_var.exp().unsqueeze(-1)).sum((-1, -2))
+    else:
+        trace = (whiten @ q.scale_tril).square().sum((-1, -2))
+    distance = (whiten @ (q.mean - p.mean).unsqueeze(-1)).square().sum((-1, -2))
+    return 0.5 * (trace + distance - q.mean.shape[-1]) - q._log_det() + p._log_det()
 
 
 def relative_weight_variance(p: Gaussian, q: Gaussian) -> Tensor:

@@ -33,13 +33,11 @@ def posterior_precision(W: Tensor, psi: Tensor | float, phi: Tensor | None = Non
 def posterior(
     W: Tensor, psi: Tensor | float, x: Tensor, mu: Tensor | None = None, phi: Tensor | None = None
 ) -> FullGaussian:
-    """p(z|x) = N(M^-1 W' Psi^-1 (x - mu), M^-1): mean (N, Z), scale_tril (N, Z, Z) (a view: one covariance for
-    all x).
-    """
+    """p(z|x) = N(M^-1 W' Psi^-1 (x - mu), M^-1): mean (N, Z), scale_tril (1, Z, Z), as every x has the same."""
     factor = torch.linalg.cholesky(posterior_precision(W, psi, phi))
     mean = torch.cholesky_solve((_centred(x, mu) / _psi(psi, W) @ W).mT, factor).mT
     scale = torch.linalg.cholesky(torch.cholesky_inverse(factor))
-    return FullGaussian(mean, scale.expand(x.shape[0], *scale.shape))
+    return FullGaussian(mean, scale[None])
 
 
 def log_evidence(

@@ -148,11 +148,11 @@ def train(
             {k: params[k] for k in moving},
             {k: v for k, v in params.items() if k not in first_moment},
             ensemble.buffers,
-            data[index][stream_index],
+            data[index[stream_index]],
             eps[stream_index],
             numbers,
         )
-        checksum = value + sum(g.flatten(1).sum(1) for g in gradients.values())
+        checksum = value + sum(g.reshape(len(ensemble), -1).sum(1) for g in gradients.values())
         healthy = alive & checksum.isfinite()
         frozen_at = torch.where(alive & ~healthy, step, frozen_at)
         alive = healthy

@@ -1,0 +1,116 @@
+"""The book's own Sphinx extensions, without Sphinx."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from vae.claims import Claim, Verdict
+from vae.record.memo import MIME
+
+EXTENSIONS = Path(__file__).resolve().parent.parent / "book" / "_ext"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXTENSIONS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("page", "found"),
+    [
+        ('<script src="https://unpkg.com/thebe"></script>', ["https://unpkg.com/thebe"]),
+        ('<link rel="stylesheet" href="//cdn.net/a.css">', ["//cdn.net/a.css"]),
+        ("<style>@font-face { src: url('https://fonts.net/a.woff') }</style>", ["https://fonts.net/a.woff"]),
+        ('<img src="http://host/a.png">', ["http://host/a.png"]),
+        ('<a href="https://arxiv.org">a link</a><link rel="canonical" href="https://here"><img src="a.png">', []),
+    ],
+)
+def test_the_build_notices_what_a_page_would_load_from_elsewhere(page, found):
+    assert load("offline").external_loads(page) == found
+
+
+RECORD = {
+    "part": "toy/part",
+    "status": "published",
+    "drifted": True,
+    "commit": "0123456789abcdef",
+    "dirty": False,
+    "parameters": {"n": 2, "text": "<b>"},
+    "versions": {"torch": "2.13.0"},
+    "device": "cuda",
+    "seconds": 600.0,
+    "created": "2026-01-02T03:04:05+00:00",
+}
+
+
+@pytest.fixture
+def banner(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "results" / "toy" / "part").mkdir(parents=True)
+    (tmp_path / "results" / "toy" / "part" / "table.csv").write_text("value\n1\n")
+
+    def page(*records):
+        outputs = [new_output("display_data", {"text/plain": "a record", MIME: record}) for record in records]
+        notebook = new_notebook(cells=[new_code_cell("", outputs=outputs)])
+        nbformat.write(notebook, tmp_path / "notebooks" / "toy.ipynb")
+        return load("run_banner").banner("notebooks/toy", tmp_path, "full")
+
+    return page
+
+
+def test_the_banner_tells_what_the_record_tells(banner):
+    text = banner(RECORD)
+    assert "full values · computed at 0123456, published; the code has changed since · cuda · 10 min" in text
+    for fact in ("toy/part", "n = 2, text = &lt;b&gt;", "torch = 2.13.0", "2026-01-02 03:04"):
+        assert fact in text
+    assert 'href="../_downloads/toy.ipynb"' in text
+    assert 'href="../_downloads/toy-part.csv"' in text
+    assert "NOT RECORDED" not in text
+
+
+@pytest.mark.parametrize("name", ["commit", "parameters", "versions", "device", "seconds", "created", "status"])
+def test_the_banner_says_what_was_not_recorded(banner, name):
+    assert "NOT RECORDED" in banner({key: value for key, value in RECORD.items() if key != name})
+    assert "NOT RECORDED" in banner(RECORD | {name: None})
+
+
+def test_the_banner_of_a_page_without_a_record_says_so(banner):
+    assert "<span>NOT RECORDED</span>" in banner()
+
+
+def test_uncommitted_changes_are_told(banner):
+    assert "computed at 0123456 with uncommitted changes, for this page" in banner(
+        RECORD | {"dirty": True, "status": "computed"}
+    )
+
+
+def test_myst_nb_does_not_see_our_mime_types(tmp_path):
+    (tmp_path / "toy.ipynb").touch()
+    output = new_output("display_data", {"text/plain": "a record", MIME: RECORD})
+    content = [nbformat.writes(new_notebook(cells=[new_code_cell("", outputs=[output])]))]
+    load("run_banner").hide_bundles(type("App", (), {"srcdir": tmp_path}), "toy", content)
+    assert json.loads(content[0])["cells"][0]["outputs"][0]["data"].keys() == {"text/plain"}
+
+
+def test_the_scoreboard_keeps_the_chapters_claims_apart():
+    claim = {"criterion": "A *sharp* one.", "notebook": "toy"}
+    ledger = [
+        Claim(id="mine", statement="Ours", source="ours", **claim),
+        Claim(id="theirs", statement="Costs $5", source="chapter", **claim),
+    ]
+    quick = {"theirs": Verdict(1.0, 0.1, "holds if", "n > 2")}
+    lines = list(load("scoreboard").markdown(ledger, {"quick": quick, "full": {}}, "quick"))
+    text = "\n".join(lines)
+    assert text.index("The chapter’s claims (1)") < text.index("Our own claims (1)")
+    assert r"Costs \$5" in text
+    assert r"Criterion: A \*sharp\* one." in text
+    assert "◐ 1 holds if</span> at quick values" in text
+    assert r"n \> 2" in text
+    assert text.count("– not run") == 3
+    assert text.count("(/notebooks/toy.ipynb#verdicts)") == 2
