@@ -60,7 +60,7 @@ def content_key(root: Path, name: str, profile: str) -> str:
         "versions": [sys.version, version("torch"), (root / "constraints.txt").read_text("utf-8")],
     }
     if profile != "quick":
-        settings = yaml.safe_load((root / "profiles" / f"{profile}.yaml").read_text("utf-8"))
+        settings = yaml.safe_load((root / "profiles" / f"{profile}.yaml").read_text("utf-8")) or {}
         records = sorted((root / "results" / name).rglob("*.*"))
         depends["parameters"] = settings.get(name)
         depends["records"] = [[str(p.relative_to(root)), hashlib.sha256(p.read_bytes()).hexdigest()] for p in records]
@@ -112,12 +112,13 @@ def mirror(source: Path, target: Path) -> None:
 
 def stage(root: Path, build: Path, notebooks: list[str]) -> None:
     """Everything that the pages are made of, as Sphinx will read it."""
-    for name in ("_config.yml", "_toc.yml"):
+    for name in ("_config.yml", "_toc.yml", "README.md", "CONTRIBUTING.md"):
         write(build / name, (root / name).read_bytes())
     mirror(root / "book", build / "book")
     for old in (build / "notebooks").glob("*.ipynb"):
         if old.stem not in notebooks:
             old.unlink()
+    shutil.rmtree(build / "results", ignore_errors=True)  # a part may be gone
     for name in notebooks:
         run = build / "runs" / name
         executed = nbformat.read(run / f"{name}.ipynb", as_version=4)
@@ -189,7 +190,10 @@ def execute(root: Path, build: Path, names: list[str], profile: str, jobs: int) 
 def render(build: Path, pages: list[str], profile: str) -> None:
     """Builds all pages beside the old ones and swaps them in only if there was no warning."""
     from jupyter_book.sphinx import build_sphinx  # slow to import, and not needed where a notebook fails
+    from sphinx.util.console import nocolor
 
+    if not sys.stderr.isatty():
+        nocolor()
     html, fresh, old = build / "html", build / "html.new", build / "html.old"
     stamp = build / "doctrees" / "extensions"
     ours = hashlib.sha256(b"".join(p.read_bytes() for p in sorted((build / "book" / "_ext").glob("*.py")))).hexdigest()

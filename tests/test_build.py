@@ -119,6 +119,22 @@ def test_equal_files_are_left_alone_and_stale_ones_removed(tmp_path):
     assert sorted(p.name for p in target.rglob("*")) == ["deep", "kept.md"]
 
 
+def test_the_pages_get_the_tables_of_the_last_run_only(root):
+    target = root / "_build" / "quick"
+    for name in ("_config.yml", "_toc.yml", "README.md", "CONTRIBUTING.md"):
+        (root / name).touch()
+    (target / "runs" / "toy" / "part").mkdir(parents=True)
+    (target / "runs" / "toy" / "part" / "table.csv").write_text("value\n3\n")
+    (target / "runs" / "toy" / "toy.ipynb").write_text((root / "notebooks" / "toy.ipynb").read_text())
+    (target / "results" / "toy" / "renamed").mkdir(parents=True)
+    (target / "notebooks").mkdir()
+    (target / "notebooks" / "removed.ipynb").touch()
+    build.stage(root, target, ["toy"])
+    assert [path.name for path in (target / "results" / "toy").iterdir()] == ["part"]
+    assert [path.name for path in (target / "notebooks").iterdir()] == ["toy.ipynb"]
+    assert (target / "book" / "claims.yml").exists()
+
+
 def test_a_failing_run_prints_its_error_and_the_others_finish(tmp_path, capfd):
     commands = {
         "bad": [sys.executable, "-c", "raise SystemExit('the reason')"],

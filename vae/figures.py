@@ -104,10 +104,13 @@ def label(ax: Axes, names: Sequence[tuple[str, float, float, Any]], *, dx: float
         )  # fmt: skip
 
 
-def dots(ax: Axes, frame: pd.DataFrame, exact: pd.Series, rows: Mapping[str, str], *, colors: Sequence[Any]) -> None:
+def dots(
+    ax: Axes, frame: pd.DataFrame, exact: pd.Series | None, rows: Mapping[str, str], *, colors: Sequence[Any]
+) -> None:
     """One row for each of `rows` (key -> name): the measured `value` with its error as a dot, `exact` as a grey bar."""
     for y, (key, color) in enumerate(zip(rows, colors, strict=True)):
-        ax.plot([exact[key]] * 2, [y - 0.3, y + 0.3], color="#b0b0b0", lw=4, solid_capstyle="butt")
+        if exact is not None:
+            ax.plot([exact[key]] * 2, [y - 0.3, y + 0.3], color="#b0b0b0", lw=4, solid_capstyle="butt")
         ax.errorbar(frame["value"][key], y, xerr=np.nan_to_num(frame["se"][key]), marker="o", color=color)
     ax.set_yticks(range(len(rows)), list(rows.values()))
     ax.set_ylim(len(rows) - 0.4, -0.6)
