@@ -1,0 +1,159 @@
+"""What every notebook of the book must be, and that each of its claims could have failed."""
+
+import ast
+import base64
+import re
+
+import nbformat
+import numpy as np
+import pytest
+import yaml
+
+from vae import claims, record
+from vae.experiment import experiments, profile_parameters
+
+ROOT = record.project_root()
+EXPERIMENTS = experiments(ROOT)
+LEDGER = claims.ledger(ROOT)
+
+
+def cells(experiment, tag=None):
+    notebook = nbformat.read(experiment.path, as_version=4)
+    return [c for c in notebook.cells if tag is None or tag in c.metadata.get("tags", [])]
+
+
+def code(experiment):
+    return [c for c in cells(experiment) if c.cell_type == "code"]
+
+
+def each_experiment(test):
+    return pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.name)(test)
+
+
+@each_experiment
+def test_the_declared_names_are_those_of_the_parameters_cell(experiment):
+    classes = [n for c in code(experiment) for n in ast.walk(ast.parse(c.source)) if isinstance(n, ast.ClassDef)]
+    (config,) = (c for c in classes if c.name == "Config")
+    declared = [n for n in config.body if isinstance(n, ast.AnnAssign)]
+    assert [n.target.id for n in declared] == [p.name for p in experiment.parameters]
+    assert all(n.value is None for n in declared), "defaults belong into the parameters cell"
+    assert all(p.comment for p in experiment.parameters), "each parameter has a comment that says what it is"
+
+
+@each_experiment
+def test_profiles_name_known_parameters(experiment):
+    names = {p.name for p in experiment.parameters}
+    for profile in ("full", "large"):
+        everything = yaml.safe_load((ROOT / "profiles" / f"{profile}.yaml").read_text("utf-8"))
+        assert set(everything) <= {e.name for e in EXPERIMENTS}
+        if experiment.name in everything:
+            assert set(profile_parameters(profile, experiment.name)) <= names
+
+
+@each_experiment
+def test_the_stored_notebook_is_whole_and_light(experiment):
+    for cell in code(experiment):
+        assert cell.execution_count, f"{cell.id} was never executed; store the notebook's outputs"
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", f"{cell.id} wrote to stderr: {output.text[:200]}"
+            if png := output.get("data", {}).get("image/png"):
+                assert len(base64.b64decode(png)) <= 100_000, f"{cell.id}: a picture of more than 100 kB"
+                assert cell.metadata.get("mystnb", {}).get("image", {}).get("alt"), f"{cell.id} has no alternative text"
+
+
+@each_experiment
+def test_headings_carry_no_maths(experiment):
+    for cell in cells(experiment):
+        if cell.cell_type == "markdown":
+            assert not re.search(r"^#+ .*\$", cell.source, flags=re.M), cell.source.splitlines()[0]
+
+
+@each_experiment
+def test_a_published_record_has_the_parameters_of_the_full_profile(experiment):
+    defaults = {p.name: p.default for p in experiment.parameters}
+    folders = [path.parent for path in (ROOT / "results" / experiment.name).glob("*/record.json")]
+    for folder in folders:
+        published = record.read(folder).provenance["parameters"]
+        wanted = defaults | profile_parameters("full", experiment.name)
+        differing = {k for k in wanted if k != "device" and published[k] != wanted[k]}
+        assert not differing, (
+            f"{folder.name} was computed with other {differing}; vae run {experiment.name} --profile full"
+        )
+
+
+# A criterion sees tables only. So it can be shown tables that should make it fail.
+
+
+def criteria(experiment):
+    """The `criteria` cell alone, with the notebook's imports and nothing else of it."""
+    imports = [
+        n for c in code(experiment) for n in ast.parse(c.source).body if isinstance(n, ast.Import | ast.ImportFrom)
+    ]
+    namespace: dict = {}
+    exec(compile(ast.Module(imports, []), "imports", "exec"), namespace)
+    (cell,) = cells(experiment, "criteria")
+    exec(compile(cell.source, "criteria", "exec"), namespace)
+    return namespace["criteria"]
+
+
+def published(experiment):
+    folders = sorted((ROOT / "results" / experiment.name).glob("*/record.json"))
+    return record.combined(*(record.read(path.parent) for path in folders)) if folders else None
+
+
+def replaced(table, values, **where):
+    """The table with other values in the rows that match."""
+    rows = np.logical_and.reduce([table[column].eq(value) for column, value in where.items()])
+    assert rows.any(), where
+    table = table.copy()
+    table.loc[rows, "value"] = values(table[rows]) if callable(values) else values
+    return table
+
+
+# Claim -> what turns the true table into one that should make its criterion say "fails".
+COUNTERFEITS = {
+    "elbo-lower-bound": lambda t: replaced(t, lambda rows: 6 * rows["se"] + 1e-6, quantity="sampled gap minus KL"),
+    "kl-pulls-to-prior": lambda t: replaced(t, lambda rows: rows["beta"], quantity="KL to prior", part="bound"),
+    "gaussian-is-squared-error": lambda t: replaced(
+        t, lambda rows: 1.1 * rows["value"], quantity="squared error", how="squared error"
+    ),
+    "linear-vae-closed-form": lambda t: replaced(t, lambda rows: rows["value"] + 0.3, quantity="KL of a latent"),
+    "iwae-rate": lambda t: replaced(t, lambda rows: 10.0 * rows["se"] + 1, quantity="log p(x) - L_K, less theory"),
+    "learned-variance-is-mse": lambda t: replaced(
+        t, lambda rows: 1.2 * rows["value"], quantity="sigma^2", how="learned variance"
+    ),
+    "beta-elbo-is-a-bound": lambda t: replaced(t, 0.5, quantity="share with beta-ELBO above log p(x)"),
+    "reductions-hide-betas": lambda t: replaced(t, lambda rows: rows["value"] - 1, quantity="objective"),
+}
+
+
+@each_experiment
+def test_each_claim_has_exactly_one_judge(experiment):
+    mine = {name for name, claim in LEDGER.items() if claim.notebook == experiment.name}
+    assert set(criteria(experiment)) == mine
+
+
+def test_no_claim_is_left_to_a_notebook_that_is_not_there():
+    assert {claim.notebook for claim in LEDGER.values()} <= {e.name for e in EXPERIMENTS}
+    assert set(COUNTERFEITS) == set(LEDGER), "each claim needs a counterfeit table that makes it fail"
+
+
+@each_experiment
+def test_each_criterion_can_fail(experiment):
+    table = published(experiment)
+    for name, criterion in criteria(experiment).items():
+        false = COUNTERFEITS[name](table)
+        assert criterion(false).outcome == "fails", f"{name} does not notice a table that contradicts it"
+
+
+@each_experiment
+def test_published_verdicts_are_what_the_criteria_say(experiment):
+    table = published(experiment)
+    if table is None:
+        pytest.skip(f"{experiment.name} has no published record yet")
+    stored = claims.verdicts("full", ROOT)
+    for name, criterion in criteria(experiment).items():
+        verdict = criterion(table)
+        assert stored[name].outcome == verdict.outcome, name
+        assert stored[name].value == pytest.approx(verdict.value, rel=1e-9, abs=1e-12), name
