@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+TOP = ("_config.yml", "_toc.yml", "README.md", "CONTRIBUTING.md")  # the files beside book/ that pages are made of
 DOCSTRING_OWNERS = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 FRONT = (
     '<!doctype html><meta charset="utf-8"><title>VAEs, Measured</title><meta http-equiv="refresh" content="0; url={}">'
@@ -46,6 +47,21 @@ def syntax(source: str) -> str:
     return ast.dump(tree)
 
 
+def files_in(path: Path) -> list[Path]:
+    """The files of a folder; a file is its own."""
+    found = [path] if path.is_file() else path.rglob("*")
+    return sorted(p for p in found if p.is_file() and "__pycache__" not in p.parts)
+
+
+def fingerprint(*paths: Path) -> str:
+    """Changes with any of these files and any file in these folders."""
+    found = hashlib.sha256()
+    for path in paths:
+        for file in files_in(path):
+            found.update(f"{file.relative_to(path.parent)} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return found.hexdigest()
+
+
 def content_key(root: Path, name: str, profile: str) -> str:
     """Changes with whatever can change the outputs of a notebook, and with nothing else."""
     notebook = nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4)
@@ -61,9 +77,8 @@ def content_key(root: Path, name: str, profile: str) -> str:
     }
     if profile != "quick":
         settings = yaml.safe_load((root / "profiles" / f"{profile}.yaml").read_text("utf-8")) or {}
-        records = sorted((root / "results" / name).rglob("*.*"))
         depends["parameters"] = settings.get(name)
-        depends["records"] = [[str(p.relative_to(root)), hashlib.sha256(p.read_bytes()).hexdigest()] for p in records]
+        depends["records"] = fingerprint(root / "results" / name)
     return hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -99,20 +114,23 @@ def write(path: Path, content: bytes) -> None:
     part.replace(path)
 
 
+def read(key: Path) -> str:
+    return key.read_text() if key.exists() else ""
+
+
 def mirror(source: Path, target: Path) -> None:
     """Makes the folder `target` equal to `source`."""
-    files = [p for p in source.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-    for file in files:
-        write(target / file.relative_to(source), file.read_bytes())
-    wanted = {target / file.relative_to(source) for file in files}
-    for file in target.rglob("*"):
-        if file.is_file() and file not in wanted and "__pycache__" not in file.parts:
+    wanted = {target / file.relative_to(source): file for file in files_in(source)}
+    for staged, file in wanted.items():
+        write(staged, file.read_bytes())
+    for file in files_in(target):
+        if file not in wanted:
             file.unlink()
 
 
 def stage(root: Path, build: Path, notebooks: list[str]) -> None:
     """Everything that the pages are made of, as Sphinx will read it."""
-    for name in ("_config.yml", "_toc.yml", "README.md", "CONTRIBUTING.md"):
+    for name in TOP:
         write(build / name, (root / name).read_bytes())
     mirror(root / "book", build / "book")
     for old in (build / "notebooks").glob("*.ipynb"):
@@ -168,7 +186,7 @@ def execute(root: Path, build: Path, names: list[str], profile: str, jobs: int) 
     """Leaves each notebook's outputs in build/runs/<name>. Where one fails, its page goes and the build ends."""
     keys = {name: content_key(root, name, profile) for name in names}
     stamps = {name: build / "runs" / f"{name}.key" for name in names}
-    stale = [name for name in names if not stamps[name].exists() or stamps[name].read_text() != keys[name]]
+    stale = [name for name in names if read(stamps[name]) != keys[name]]
     stale += [name for name in names if name not in stale and not (build / "runs" / name).exists()]
     for name in stale:
         stamps[name].unlink(missing_ok=True)
@@ -187,21 +205,28 @@ def execute(root: Path, build: Path, names: list[str], profile: str, jobs: int) 
 # Sphinx
 
 
-def render(build: Path, pages: list[str], profile: str) -> None:
+def render(root: Path, build: Path, pages: list[str], profile: str) -> None:
     """Builds all pages beside the old ones and swaps them in only if there was no warning."""
-    from jupyter_book.sphinx import build_sphinx  # slow to import, and not needed where a notebook fails
+    html, fresh, old = build / "html", build / "html.new", build / "html.old"
+    # Beside what is staged, the API page shows vae/ and the scoreboard the verdicts of the other profile.
+    staged = [build / name for name in (*TOP, "book", "notebooks", "results")]
+    tools = [build / "book" / "_ext", root / "constraints.txt"]
+    made_from = fingerprint(*staged, *tools, root / "vae", root / "notebooks", root / "results")
+    made_with = fingerprint(*tools)
+    html_key, reading_key = build / "html.key", build / "doctrees" / "made_with"
+    if all((html / f"{page}.html").exists() for page in pages) and read(html_key) == made_from:
+        return
+
+    from jupyter_book.sphinx import build_sphinx  # slow to import
     from sphinx.util.console import nocolor
 
     if not sys.stderr.isatty():
         nocolor()
-    html, fresh, old = build / "html", build / "html.new", build / "html.old"
-    stamp = build / "doctrees" / "extensions"
-    ours = hashlib.sha256(b"".join(p.read_bytes() for p in sorted((build / "book" / "_ext").glob("*.py")))).hexdigest()
-    # It rereads changed pages only: a warning would not come twice, and our extensions may have changed.
-    reread = not stamp.exists() or stamp.read_text() != ours
-    stamp.unlink(missing_ok=True)
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
+    # Sphinx reads changed pages only; after a failure all of them, or the warnings of the others would be lost.
+    read_all = read(reading_key) != made_with
+    reading_key.unlink(missing_ok=True)
     status = build_sphinx(
         build,
         fresh,
@@ -210,7 +235,7 @@ def render(build: Path, pages: list[str], profile: str) -> None:
         doctreedir=build / "doctrees",
         noconfig=True,
         force_all=True,  # sidebars and glued numbers show what stands on other pages
-        freshenv=reread,
+        freshenv=read_all,
         warningiserror=True,
         keep_going=True,
         quiet=True,
@@ -221,10 +246,11 @@ def render(build: Path, pages: list[str], profile: str) -> None:
     if missing:
         sys.exit(f"no book: no page came out for {', '.join(missing)}")
     write(fresh / "index.html", FRONT.format(f"{pages[0]}.html").encode())
-    write(stamp, ours.encode())
+    write(reading_key, made_with.encode())
     if html.exists():
         html.rename(old)
     fresh.rename(html)
+    write(html_key, made_from.encode())
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -240,7 +266,7 @@ def build_book(root: Path, profile: str, jobs: int) -> Path:
         with FileLock(build / ".lock", timeout=0):
             execute(root, build, names, profile, jobs)
             stage(root, build, names)
-            render(build, pages, profile)
+            render(root, build, pages, profile)
     except Timeout:
         sys.exit(f"another build is at work in {build}; wait for it to end")
     return build / "html" / "index.html"

@@ -288,3 +288,13 @@ def test_a_signal_kills_the_kernel_and_leaves_nothing_and_the_next_run_starts_cl
         folder = run(find("toy"), {}, root / "_build" / "runs")
         assert (folder / "sum" / "table.csv").exists()
         assert len(cached()) == 1
+
+
+def test_what_the_notebooks_own_rules_refuse_is_one_message_too(root):
+    outcome = call("run", "toy", "-p", "scale=-1", "-p", "steps=many", "--out", root / "out")
+    assert outcome.exit_code == 2, outcome.output
+    assert outcome.stderr.splitlines() == [
+        "error: steps must be a valid integer, got 'many'; write a whole number such as 3",
+        "scale must be greater than 0, got -1; change scale in the parameters or with -p scale=VALUE",
+    ]
+    assert not (root / "out" / "toy").exists()

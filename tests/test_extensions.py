@@ -114,3 +114,8 @@ def test_the_scoreboard_keeps_the_chapters_claims_apart():
     assert r"n \> 2" in text
     assert text.count("– not run") == 3
     assert text.count("(/notebooks/toy.ipynb#verdicts)") == 2
+
+
+def test_docstrings_are_plain_text_with_code():
+    shown = load("api").plain("`x_hat` is |x| times *args; sigma_ and `a*b`")
+    assert shown == r"``x_hat`` is \|x\| times \*args; sigma\_ and ``a*b``"

@@ -248,6 +248,8 @@ def _executed(experiment: Experiment, parameters: Mapping[str, Any], report: Cal
             config=Traits(KernelManager={"transport_encryption": "auto"}),
         )
     except PapermillExecutionError as error:
+        if error.ename == "ValueError" and "Config.load(" in error.source:  # the notebook's own rules: bad input
+            raise ValueError(error.evalue) from None
         head = "\n".join(f"    {line}" for line in error.source.splitlines()[:8])
         raise RunError(
             f"{experiment.name} failed in cell {at.number} of {at.total} ({at.label}):\n\n{head}\n\n"

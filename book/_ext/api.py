@@ -1,14 +1,28 @@
-"""The API page leaves out what Python and pydantic write into every named tuple and model."""
+"""The API page: docstrings are plain text with `code` in it, and what Python and pydantic add is left out."""
 
+import re
 from typing import Any
 
 from sphinx.application import Sphinx
 
+CODE_OR_MARKUP = re.compile(r"`([^`]+)`|([*|_\\])")
+
 
 def is_boilerplate(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
+    """The fields of named tuples, and pydantic's settings."""
     return True if type(obj).__name__ == "_tuplegetter" or name == "model_config" else None
+
+
+def plain(text: str) -> str:
+    """`text` so that reStructuredText shows it as it stands: |x| is no substitution, *args no emphasis."""
+    return CODE_OR_MARKUP.sub(lambda found: f"``{found[1]}``" if found[1] else "\\" + found[2], text)
+
+
+def as_plain_text(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    lines[:] = map(plain, lines)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-skip-member", is_boilerplate)
+    app.connect("autodoc-process-docstring", as_plain_text)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
