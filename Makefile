@@ -3,6 +3,8 @@ PYTHON  ?= python3
 PROFILE ?= quick
 JOBS    ?= 2
 PORT    ?= 8000
+# Quick notebooks gain nothing from a second thread, and lose much where the cores are not theirs alone.
+THREADS ?= 1
 BIN     := .venv/bin
 
 # TORCH=cpu or TORCH=cuda asks for that build by its local version (2.13.0+cpu); a CUDA tag (TORCH=cu126) works too.
@@ -41,7 +43,7 @@ book: .venv/installed
 # The cheapest failures come first. The checks of the built book look at the quick one.
 test: .venv/installed
 	$(BIN)/python -m pytest --ignore=tests/test_book.py
-	VAE_RECORDS=compute $(BIN)/python -m pytest --nbval --nbval-current-env notebooks
+	OMP_NUM_THREADS=$(THREADS) VAE_RECORDS=compute $(BIN)/python -m pytest --nbval --nbval-current-env notebooks
 	$(BIN)/python book/build.py --jobs $(JOBS)
 	$(BIN)/python -m pytest tests/test_book.py
 

@@ -8,7 +8,6 @@ only if something changed that its results depend on; where only its prose did, 
 
 import argparse
 import ast
-import copy
 import hashlib
 import json
 import os
@@ -21,11 +20,13 @@ import time
 from collections import deque
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import nbformat
 import yaml
 from filelock import FileLock, Timeout
 from sphinx_external_toc.parsing import parse_toc_yaml
+
+Notebook = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP = ("_config.yml", "_toc.yml", "README.md", "CONTRIBUTING.md")  # the files beside book/ that pages are made of
@@ -33,6 +34,25 @@ DOCSTRING_OWNERS = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFuncti
 FRONT = (
     '<!doctype html><meta charset="utf-8"><title>VAEs, Measured</title><meta http-equiv="refresh" content="0; url={}">'
 )
+
+
+# Notebooks as JSON: nbformat takes seconds to import
+
+
+def read_notebook(path: Path) -> Notebook:
+    return json.loads(path.read_text("utf-8"))
+
+
+def code_cells(notebook: Notebook) -> list[dict[str, Any]]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def text(cell: dict[str, Any]) -> str:
+    return "".join(cell["source"])  # a string, or a list of lines
+
+
+def tags(cell: dict[str, Any]) -> list[str]:
+    return cell["metadata"].get("tags", [])
 
 
 # What a notebook's results depend on
@@ -64,14 +84,13 @@ def fingerprint(*paths: Path) -> str:
 
 def content_key(root: Path, name: str, profile: str) -> str:
     """Changes with whatever can change the outputs of a notebook, and with nothing else."""
-    notebook = nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4)
-    cells = [c for c in notebook.cells if c.cell_type == "code"]
+    cells = code_cells(read_notebook(root / "notebooks" / f"{name}.ipynb"))
     code = [(p.relative_to(root).as_posix(), p.read_text("utf-8")) for p in sorted((root / "vae").rglob("*.py"))]
     ledger = root / "book" / "claims.yml"
     claims = yaml.safe_load(ledger.read_text("utf-8")) if ledger.exists() else []
     depends = {
-        "cells": [[cell.source, sorted(cell.metadata.get("tags", []))] for cell in cells],
-        "package": [[path, syntax(text)] for path, text in code],
+        "cells": [[text(cell), sorted(tags(cell))] for cell in cells],
+        "package": [[path, syntax(source)] for path, source in code],
         "claims": [claim for claim in claims if claim.get("notebook") == name],
         "versions": [sys.version, version("torch"), (root / "constraints.txt").read_text("utf-8")],
     }
@@ -82,23 +101,21 @@ def content_key(root: Path, name: str, profile: str) -> str:
     return hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def graft(executed: nbformat.NotebookNode, source: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def graft(executed: Notebook, source: Notebook) -> Notebook:
     """The source's text with the outputs of its execution; papermill's injected parameters stay in view."""
-    page = copy.deepcopy(source)
-    page.metadata = executed.metadata | source.metadata
-    ran = (cell for cell in executed.cells if cell.cell_type == "code")
-    page.cells = []
-    for cell in copy.deepcopy(source.cells):
-        if cell.cell_type == "code":
+    ran = iter(code_cells(executed))
+    cells = []
+    for cell in source["cells"]:
+        if cell["cell_type"] == "code":
             done = next(ran)
-            if "injected-parameters" in done.metadata.get("tags", []):
-                page.cells.append(done)
+            if "injected-parameters" in tags(done):
+                cells.append(done)
                 done = next(ran)
-            if cell.source != done.source:
-                raise SystemExit("no book: a notebook was edited while it ran; once more, please")
-            cell.outputs, cell.execution_count = done.outputs, done.execution_count
-        page.cells.append(cell)
-    return page
+            if text(cell) != text(done):
+                sys.exit("no book: a notebook was edited while it ran; once more, please")
+            cell = cell | {"outputs": done["outputs"], "execution_count": done["execution_count"]}
+        cells.append(cell)
+    return source | {"cells": cells, "metadata": executed["metadata"] | source["metadata"]}
 
 
 # Files: written whole or not at all, and only where something changed
@@ -139,9 +156,8 @@ def stage(root: Path, build: Path, notebooks: list[str]) -> None:
     shutil.rmtree(build / "results", ignore_errors=True)  # a part may be gone
     for name in notebooks:
         run = build / "runs" / name
-        executed = nbformat.read(run / f"{name}.ipynb", as_version=4)
-        source = nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4)
-        write(build / "notebooks" / f"{name}.ipynb", nbformat.writes(graft(executed, source)).encode())
+        page = graft(read_notebook(run / f"{name}.ipynb"), read_notebook(root / "notebooks" / f"{name}.ipynb"))
+        write(build / "notebooks" / f"{name}.ipynb", json.dumps(page, indent=1, ensure_ascii=False).encode())
         for part in run.iterdir():
             if part.is_dir():
                 mirror(part, build / "results" / name / part.name)
@@ -154,9 +170,8 @@ def run_all(commands: dict[str, list[str]], jobs: int, environment: dict[str, st
     """Runs the named commands, `jobs` at a time, with their progress passed through; names those that failed.
 
     What one writes to stderr is printed in one piece when it ends, so that no two errors mix."""
-    jobs = max(1, min(jobs, len(commands)))
-    if jobs > 1:  # runs that each take every core slow each other down
-        environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} | environment
+    # Runs beside each other that each take every core slow each other down, many times over.
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} | environment
     waiting, running, failed = deque(commands), {}, []
     try:
         while waiting or running:

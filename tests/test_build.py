@@ -97,7 +97,7 @@ def test_new_prose_gets_the_old_outputs():
         ],
         metadata={"language_info": {"name": "python"}},
     )
-    page = build.graft(executed, source)
+    page = nbformat.from_dict(build.graft(executed, source))
     assert [cell.source for cell in page.cells] == [
         *("# New title", "n = 2", "New paragraph", "# Parameters\nn = 3", "n")
     ]
@@ -105,6 +105,10 @@ def test_new_prose_gets_the_old_outputs():
     assert page.cells[-1].metadata.mystnb.image.alt == "new"
     assert page.metadata.language_info.name == "python"
     assert source.cells[-1].outputs == []
+
+    source.cells[-1].source = "m"
+    with pytest.raises(SystemExit, match="edited while it ran"):
+        build.graft(executed, source)
 
 
 def test_equal_files_are_left_alone_and_stale_ones_removed(tmp_path):
