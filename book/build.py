@@ -171,11 +171,11 @@ def run_all(commands: dict[str, list[str]], jobs: int, environment: dict[str, st
 
     What one writes to stderr is printed in one piece when it ends, so that no two errors mix."""
     # Runs beside each other that each take every core slow each other down, many times over.
-    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} | environment
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // max(1, jobs)))} | environment
     waiting, running, failed = deque(commands), {}, []
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
+            while waiting and len(running) < max(1, jobs):
                 name = waiting.popleft()
                 errors = tempfile.TemporaryFile()
                 running[name] = subprocess.Popen(commands[name], env=environment, stderr=errors), errors

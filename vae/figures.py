@@ -87,8 +87,10 @@ def series(ax: Axes, frame: pd.DataFrame, x: str, *, color: Any = INK, **style: 
     ax.errorbar(frame[x], frame["value"], frame["se"].fillna(0), color=color, **{"marker": "o"} | style)
 
 
-def label(ax: Axes, names: Sequence[tuple[str, float, float, Any]], *, dx: float = 7, gap: float = 12) -> None:
-    """Writes (text, x, y, colour) beside the points, `dx` points to the right and at least `gap` points apart.
+def label(
+    ax: Axes, names: Sequence[tuple[str, float, float, Any]], *, dx: float = 7, dy: float = 0, gap: float = 12
+) -> None:
+    """Writes (text, x, y, colour) beside the points, off by (dx, dy) points and at least `gap` points apart.
 
     Call it when the axes' limits are final.
     """
@@ -99,7 +101,7 @@ def label(ax: Axes, names: Sequence[tuple[str, float, float, Any]], *, dx: float
         height = float(ax.transData.transform((x, y))[1]) * points
         lowest = max(height, lowest + gap)
         ax.annotate(
-            text, (x, y), (dx, lowest - height), textcoords="offset points", color=color, va="center", fontsize=10,
+            text, (x, y), (dx, lowest - height + dy), textcoords="offset points", color=color, va="center", fontsize=10,
             annotation_clip=False,
         )  # fmt: skip
 
