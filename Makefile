@@ -36,6 +36,7 @@ venv: .venv/installed
 	@echo "Installing into .venv (some minutes the first time)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(torch) -e '.[book,test]' -c constraints.txt
 	@touch $@
+	@echo "The environment is ready"
 
 book: .venv/installed
 	@$(BIN)/python book/build.py --profile $(PROFILE) --jobs $(JOBS)

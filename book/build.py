@@ -26,6 +26,8 @@ import yaml
 from filelock import FileLock, Timeout
 from sphinx_external_toc.parsing import parse_toc_yaml
 
+from vae.claims import ledger
+
 Notebook = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -277,6 +279,8 @@ def build_book(root: Path, profile: str, jobs: int) -> Path:
     build.mkdir(parents=True, exist_ok=True)
     pages = list(parse_toc_yaml(root / "_toc.yml"))
     names = [Path(page).name for page in pages if (root / f"{page}.ipynb").exists()]
+    if absent := sorted({claim.notebook for claim in ledger(root).values()} - set(names)):
+        sys.exit(f"no book: book/claims.yml has claims of {', '.join(absent)}, which _toc.yml lacks; add notebooks/...")
     try:
         with FileLock(build / ".lock", timeout=0):
             execute(root, build, names, profile, jobs)

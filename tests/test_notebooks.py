@@ -59,9 +59,17 @@ def test_the_stored_notebook_is_whole_and_light(experiment):
         for output in cell.outputs:
             assert output.output_type != "error"
             assert output.get("name") != "stderr", f"{cell.id} wrote to stderr: {output.text[:200]}"
+            text = output.get("data", {}).get("text/plain", "")
+            assert " at 0x" not in text, f"{cell.id} shows a memory address; end it with a call that returns None"
             if png := output.get("data", {}).get("image/png"):
                 assert len(base64.b64decode(png)) <= 100_000, f"{cell.id}: a picture of more than 100 kB"
                 assert cell.metadata.get("mystnb", {}).get("image", {}).get("alt"), f"{cell.id} has no alternative text"
+
+
+def test_every_notebook_has_a_page():
+    contents = (ROOT / "_toc.yml").read_text("utf-8")
+    missing = [e.name for e in EXPERIMENTS if f"notebooks/{e.name}\n" not in contents]
+    assert not missing, f"add {missing} to _toc.yml"
 
 
 @each_experiment

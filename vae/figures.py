@@ -84,7 +84,7 @@ def gradient(n: int) -> list[Any]:
 def series(ax: Axes, frame: pd.DataFrame, x: str, *, color: Any = INK, **style: Any) -> None:
     """`value` against column `x`, with error bars of one standard error; `style` as for `Axes.errorbar`."""
     frame = frame.sort_values(x)
-    ax.errorbar(frame[x], frame["value"], frame["se"].fillna(0), color=color, **{"marker": "o"} | style)
+    ax.errorbar(frame[x], frame["value"], frame["se"], color=color, **{"marker": "o"} | style)
 
 
 def label(
@@ -113,7 +113,7 @@ def dots(
     for y, (key, color) in enumerate(zip(rows, colors, strict=True)):
         if exact is not None:
             ax.plot([exact[key]] * 2, [y - 0.3, y + 0.3], color="#b0b0b0", lw=4, solid_capstyle="butt")
-        ax.errorbar(frame["value"][key], y, xerr=np.nan_to_num(frame["se"][key]), marker="o", color=color)
+        ax.errorbar(frame["value"][key], y, xerr=frame["se"][key], marker="o", color=color)
     ax.set_yticks(range(len(rows)), list(rows.values()))
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
