@@ -19,19 +19,6 @@ from vae.claims import Verdict
 from vae.experiment import Step, find, run
 from vae.record.store import cached, write
 
-FACTS = {
-    "key": "k",
-    "data": None,
-    "code": "c",
-    "commit": None,
-    "dirty": None,
-    "versions": {},
-    "device": "cpu",
-    "processor": None,
-    "threads": None,
-    "peak_memory_mb": None,
-}
-
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
@@ -53,7 +40,7 @@ def refused(*words: object) -> str:
 def record(part: str, days_ago: float, **parameters: object) -> Path:
     created = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() - 86400 * days_ago))
     key = f"{abs(hash((part, str(parameters)))):064x}"
-    facts = FACTS | {"part": part, "key": key, "parameters": parameters, "seconds": 12.34, "created": created}
+    facts = toy.FACTS | {"part": part, "key": key, "parameters": parameters, "seconds": 12.34, "created": created}
     return write(Path(os.environ["VAE_CACHE_DIR"]) / "records" / part / key, pd.DataFrame({"a": [1]}), {}, facts).path
 
 

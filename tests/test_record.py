@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import toy
 
 import vae
 import vae.data
@@ -43,20 +44,10 @@ TABLE = pd.DataFrame(
         "converged": [True, False, True],
     }
 )
-FACTS = {
+FACTS = toy.FACTS | {
     "part": "toy/sum",
-    "key": "k",
     "parameters": {"rate": 0.5},
-    "data": None,
-    "code": "c",
-    "commit": None,
-    "dirty": None,
-    "versions": {},
-    "device": "cpu",
-    "processor": None,
-    "threads": None,
     "seconds": 1.0,
-    "peak_memory_mb": None,
     "created": "2026-01-01T00:00:00+00:00",
 }
 

@@ -9,6 +9,18 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import vae
 
+FACTS = {  # of a record that nothing computed
+    "key": "k",
+    "data": None,
+    "code": "c",
+    "commit": None,
+    "dirty": None,
+    "versions": {},
+    "device": "cpu",
+    "processor": None,
+    "threads": None,
+    "peak_memory_mb": None,
+}
 PARAMETERS = """\
 steps = 3      # how many
 scale = 0.5    # of each
