@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import logsigmoid
 from torch.nn.utils import skip_init
 
 from vae.gaussian import LOG_2PI, DiagonalGaussian, FullGaussian, Gaussian
@@ -114,7 +114,7 @@ class BernoulliLikelihood(nn.Module):
 
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
         """log p(x|z) in nats, summed over X: x (B, X), logits (K, B, X) -> (K, B)."""
-        return -binary_cross_entropy_with_logits(out, x.expand_as(out), reduction="none").sum(-1)
+        return (x * out + logsigmoid(-out)).sum(-1)  # one exponential and one logarithm, exact for any logit
 
     def mean(self, out: Tensor) -> Tensor:
         """E[x|z] from the decoder's output."""

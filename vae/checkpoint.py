@@ -1,0 +1,105 @@
+"""Unfinished work on disk, in safetensors: written whole or not at all, verified when read, never unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # this module is imported where torch is not needed
+    from torch import Tensor
+
+_home: ContextVar[Path | None] = ContextVar("checkpoint_home", default=None)
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Long work that is done within the block keeps its checkpoints below `folder`, if it was told no other place."""
+    token = _home.set(folder)
+    try:
+        yield
+    finally:
+        _home.reset(token)
+
+
+def home() -> Path | None:
+    """The folder of the innermost `kept_in` block, None outside of any."""
+    return _home.get()
+
+
+def claim(folder: Path, identity: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Make `folder` the place of the run that `identity` describes, and keep `plan` there; returns the plan that an
+    earlier, unfinished call for the same run has left, or this one.
+
+    Both must be plain JSON. ValueError: the folder holds another run, is damaged, or cannot be written.
+    """
+    file = folder / "run.json"
+    if file.exists():
+        try:
+            there = json.loads(file.read_text())
+            known, found = there["identity"], there["plan"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{file} is damaged; delete {folder} to start afresh") from None
+        if differ := [name for name in identity if known.get(name) != identity[name]]:
+            raise ValueError(
+                f"{folder} holds the checkpoints of another run: {', '.join(differ)} differ; "
+                "choose another folder, or delete it"
+            )
+        return found
+    _replace(file, json.dumps({"identity": dict(identity), "plan": dict(plan)}).encode())
+    return dict(plan)
+
+
+def write(file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Store tensors and some words about them, plain JSON, as `file`, in place of an older one."""
+    from safetensors.torch import save
+
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    words = {"about": json.dumps(dict(about), sort_keys=True)}
+    _replace(file, save(content, words | {"sha256": _digest(content, words["about"])}))
+
+
+def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and words as `write` took them. ValueError naming the file: it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as stored:
+            words = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError):
+        words, tensors = {}, {}
+    if words.get("sha256") != _digest(tensors, words.get("about", "")):
+        raise ValueError(f"checkpoint {file} is damaged; delete it, and what it held is computed again")
+    return tensors, json.loads(words["about"])
+
+
+def _digest(tensors: Mapping[str, Tensor], about: str) -> str:
+    found = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    return found.hexdigest()
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Write under another name, then rename; once more if another run of the same work has just cleaned up."""
+    for last in (False, True):
+        part = file.with_name(f".{file.name}-{uuid.uuid4().hex[:8]}")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content)
+            os.replace(part, file)
+            return
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            if last or not isinstance(error, FileNotFoundError):
+                raise ValueError(
+                    f"{file.parent} cannot be written ({error.strerror}); choose another checkpoint folder"
+                ) from error

@@ -1,0 +1,285 @@
+"""The trainer: checks, plans, trains the chunks here or on worker processes, and puts the members together again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import CodeType
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from vae import checkpoint
+from vae.config import resolve_device
+from vae.ensemble import Ensemble
+from vae.train.plan import Execution, Plan, Work, plan
+from vae.train.run import Job, Outcome, trained
+from vae.train.schedule import Schedule
+from vae.train.step import Objective
+from vae.train.streams import Rows, rows_of, stream_keys
+
+log = logging.getLogger(__name__)
+
+
+class Trained(NamedTuple):
+    """The trained ensemble; `history` (member keys, step, objective, the mean since the last row); `diverged`
+    {member: step}; how it was done, and the seconds that one process spent compiling.
+    """
+
+    ensemble: Ensemble
+    history: pd.DataFrame
+    diverged: dict[int, int]
+    plan: Plan
+    compile_seconds: float
+
+
+class DivergedError(RuntimeError):
+    """Members whose objective or gradient stopped being finite; `.trained` holds everything, the others
+    trained to the end.
+    """
+
+    def __init__(self, trained: Trained) -> None:
+        self.trained = trained
+        lines = [f"member {i} {dict(trained.ensemble.members[i])} at step {s}" for i, s in trained.diverged.items()]
+        super().__init__(
+            f"{len(lines)} of {len(trained.ensemble)} members diverged and were frozen: "
+            + "; ".join(lines)
+            + ". Lower learning_rate, or pass allow_divergence=True if that is what you measure"
+        )
+
+
+def train(
+    ensemble: Ensemble,
+    objective: Objective,
+    data: Tensor,
+    schedule: Schedule,
+    *,
+    frozen: Sequence[str] = (),
+    subsets: Sequence[Tensor] | None = None,
+    device: str = "cpu",
+    execution: Execution | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    allow_divergence: bool = False,
+) -> Trained:
+    """Maximises the mean over data of `objective(model, x, eps, member) -> (B,)` for every member at once, by Adam.
+
+    `data` (N, X). A member's declaration needs a "seed": members with equal seeds see the same minibatches and the same
+    noise `eps` (K, B, Z) (common random numbers), drawn on the CPU. `member` holds its other numbers as 0-dim tensors.
+    Losses are summed over members, which therefore never influence each other. `frozen` names parts that keep their
+    parameters ("decoder"); `subsets` gives each member the rows (n,) that it trains on. A member whose objective or
+    gradient is not finite is frozen as it was; the others finish, then DivergedError is raised unless
+    `allow_divergence`.
+
+    `execution` says how it is done, by default as is fastest (see `Execution`); it changes results by rounding only
+    (float64: 1e-10). The choice is logged and returned. `progress(step, steps)` counts the steps of all chunks of
+    members, after every logged stretch; where worker processes train them, after every chunk. The result is on `device`.
+    """
+    place = resolve_device(device)
+    execution = execution or Execution()
+    _check(ensemble, data, schedule, frozen, subsets)
+    moving = tuple(k for k in ensemble.params if not any(k == part or k.startswith(part + ".") for part in frozen))
+    first = next(iter(ensemble.params.values()))
+    home, ensemble = ensemble, ensemble.to("cpu")
+    with torch.no_grad():
+        z_dim = ensemble.map(lambda model, x: model.encode(x).mean, data[:1].to("cpu", first.dtype)).shape[-1]
+    rows = rows_of(data.cpu(), first.dtype)
+
+    keys = stream_keys(ensemble.members, subsets)
+    at = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    order = sorted(range(len(ensemble)), key=lambda i: at[keys[i]])
+    size = sum(p[0].numel() for p in ensemble.params.values())
+    chosen = plan(order, Work(size, schedule.batch_size * schedule.n_samples, schedule.steps), place, execution)
+    folder, chosen = _folder(execution, chosen, _identity(ensemble, objective, rows, schedule, moving, subsets, place))
+    log.info("training %d members: %s", len(ensemble), chosen)
+
+    job = Job(
+        ensemble, objective, rows, schedule, moving, subsets, z_dim, place, chosen, None, execution.checkpoint_seconds,
+        time.time(), uuid.uuid4().hex,
+    )  # fmt: skip
+    longest = max(map(len, chosen.chunks))
+
+    def jobs() -> Iterator[Job]:
+        for number, chunk in enumerate(chosen.chunks):
+            # Code is compiled for one number of members: a shorter chunk trains its last one more often.
+            members = [*chunk, *[chunk[-1]] * (longest - len(chunk))] if chosen.compile else list(chunk)
+            yield replace(
+                job,
+                ensemble=ensemble.take(members),
+                subsets=None if subsets is None else [subsets[i].cpu() for i in members],
+                file=folder and folder / f"chunk-{number:04}.safetensors",
+            )
+
+    outcomes = list(_outcomes(jobs(), chosen, schedule.steps, progress))
+    compile_seconds = max(outcome.compile_seconds for outcome in outcomes)
+    if chosen.compile:
+        log.info("compiling took %.1f s", compile_seconds)
+    result = _assembled(home.to(place), moving, schedule, chosen, outcomes, compile_seconds)
+    if result.diverged and not allow_divergence:
+        raise DivergedError(result)
+    return result
+
+
+def _outcomes(
+    jobs: Iterator[Job], chosen: Plan, steps: int, progress: Callable[[int, int], None] | None
+) -> Iterator[Outcome]:
+    """What became of the chunks, in their order."""
+    total = steps * len(chosen.chunks)
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress(done, total)
+
+    if chosen.workers == 1:
+        for number, job in enumerate(jobs):
+            yield trained(job, lambda step, number=number: report(number * steps + step))  # type: ignore[misc]
+        return
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+        # What a notebook defines travels by value, the data as one memory map for all ("c": writable, as torch asks).
+        pool = joblib.Parallel(n_jobs=chosen.workers, return_as="generator", mmap_mode="c")
+        for number, outcome in enumerate(pool(joblib.delayed(_in_worker)(*_packed(job)) for job in jobs), 1):
+            report(number * steps)
+            yield outcome
+
+
+def _packed(job: Job) -> tuple[Job, np.ndarray]:
+    return replace(job, rows=job.rows._replace(values=torch.empty(0))), job.rows.values.numpy()
+
+
+def _in_worker(job: Job, values: np.ndarray) -> Outcome:
+    parent = os.getppid()
+
+    def check(step: int) -> None:
+        if os.getppid() != parent:
+            raise SystemExit("the process that wanted this is gone")
+
+    return trained(replace(job, rows=job.rows._replace(values=torch.from_numpy(values))), check)
+
+
+def _assembled(
+    ensemble: Ensemble,
+    moving: tuple[str, ...],
+    schedule: Schedule,
+    chosen: Plan,
+    outcomes: list[Outcome],
+    compile_seconds: float,
+) -> Trained:
+    """The members in the order in which they were declared, without those that only filled a chunk."""
+    order = [i for chunk in chosen.chunks for i in chunk]
+    back = torch.tensor(order).argsort()
+
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([part[: len(chunk)] for part, chunk in zip(parts, chosen.chunks, strict=True)])[back]
+
+    place = next(iter(ensemble.params.values())).device
+    params = {name: joined([outcome.params[name] for outcome in outcomes]).to(place) for name in moving}
+    history = joined([outcome.history.mT for outcome in outcomes])
+    frame = pd.DataFrame(
+        {**member, "step": step, "objective": value}
+        for step, values in zip(outcomes[0].steps, history.mT.tolist(), strict=True)
+        for member, value in zip(ensemble.members, values, strict=True)
+    )
+    frozen_at = joined([outcome.frozen_at for outcome in outcomes])
+    diverged = {i: step for i, step in enumerate(frozen_at.tolist()) if step >= 0}
+    whole = {name: params.get(name, p.clone()) for name, p in ensemble.params.items()}
+    return Trained(replace(ensemble, params=whole), frame, diverged, chosen, compile_seconds)
+
+
+def _folder(execution: Execution, chosen: Plan, identity: dict[str, Any]) -> tuple[Path | None, Plan]:
+    """Where checkpoints go, if anywhere, and the plan to follow: that of an unfinished run which is found there."""
+    folder, home = execution.checkpoint, checkpoint.home()
+    if folder is None:
+        if home is None:
+            return None, chosen
+        folder = home / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    found = checkpoint.claim(Path(folder), identity, {"chunks": chosen.chunks, "compile": chosen.compile})
+    return Path(folder), chosen._replace(chunks=tuple(map(tuple, found["chunks"])), compile=found["compile"])
+
+
+def _identity(
+    ensemble: Ensemble,
+    objective: Objective,
+    rows: Rows,
+    schedule: Schedule,
+    moving: Sequence[str],
+    subsets: Sequence[Tensor] | None,
+    place: torch.device,
+) -> dict[str, Any]:
+    """What makes a run this one and no other. Of the objective it is the code, not what the code refers to."""
+    start = [*ensemble.params.values(), *ensemble.buffers.values()]
+    return {
+        "members": json.loads(json.dumps([dict(member) for member in ensemble.members], default=str)),
+        "schedule": asdict(schedule),
+        "moving": list(moving),
+        "initial parameters": _digest(start),
+        "data": _digest([rows.values]),
+        "subsets": None if subsets is None else _digest(subsets),
+        "objective": _code(getattr(objective, "__code__", None)),
+        "dtype": str(rows.dtype),
+        "device": place.type,
+        "torch": torch.__version__,
+    }
+
+
+def _digest(tensors: Sequence[Tensor]) -> str:
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def _code(code: CodeType | None) -> str:
+    """A hash of a function's instructions, names and constants, inner functions included."""
+    if code is None:
+        return ""
+    constants = [_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()
+
+
+def _check(
+    ensemble: Ensemble,
+    data: Tensor,
+    schedule: Schedule,
+    frozen: Sequence[str],
+    subsets: Sequence[Tensor] | None,
+) -> None:
+    if data.ndim != 2 or not data.isfinite().all():
+        raise ValueError(
+            f"data must be a finite (N, X) tensor, got shape {tuple(data.shape)}; remove NaN and infinity first"
+        )
+    likelihood = getattr(ensemble.model, "likelihood", None)
+    if likelihood is not None:
+        likelihood.check(data)
+    names = set(ensemble.params)
+    for part in frozen:
+        if not any(name == part or name.startswith(part + ".") for name in names):
+            raise ValueError(f"frozen must name parts of the model, got {part!r}; it has {sorted(names)}")
+    if subsets is not None and len(subsets) != len(ensemble):
+        raise ValueError(
+            f"subsets must have one entry per member, got {len(subsets)} for {len(ensemble)}; add the missing"
+        )
+    for rows in [range(len(data))] if subsets is None else subsets:
+        if len(rows) < schedule.batch_size:
+            raise ValueError(
+                f"batch_size must lie between 1 and the {len(rows)} training rows, got {schedule.batch_size}; lower it"
+            )
+    for member in ensemble.members:
+        if "seed" not in member:
+            raise ValueError(f"members need a seed, got {dict(member)}; add 'seed': 0")
+        beta = member.get("beta", 1.0)
+        if not (math.isfinite(beta) and beta >= 0):
+            raise ValueError(f"beta must be finite and not negative, got {beta}; pass 0 or more")
+        rate = member.get("learning_rate", 1.0)
+        if not (math.isfinite(rate) and rate > 0):
+            raise ValueError(f"learning_rate must be positive and finite, got {rate}; try 1e-3")
