@@ -18,6 +18,7 @@ import toy
 
 import vae
 import vae.data
+from vae import checkpoint
 from vae.config import Device, Positive
 from vae.record import (
     Result,
@@ -689,6 +690,30 @@ def test_the_cache_is_listed_with_what_is_damaged_and_cleaned_of_what_killed_wri
     assert [record.part for record in store.cached()] == ["toy/sum"]
     assert not old.exists()
     assert young.exists()
+
+
+def stopped_once(config):
+    """Leaves a checkpoint and is stopped; called again, it goes on from there."""
+    file = checkpoint.home() / "step"
+    if not file.exists():
+        checkpoint.write(file, {}, {"step": 7})
+        raise KeyboardInterrupt
+    return pd.DataFrame({"value": [checkpoint.read(file)[1]["step"]]})
+
+
+def test_a_stopped_computation_goes_on_from_its_checkpoints_which_a_finished_one_has_not(cache):
+    with pytest.raises(KeyboardInterrupt):
+        compute_or_load("toy/sum", CONFIG, stopped_once)
+    assert checkpoint.home() is None
+    (unfinished,) = store.cached()
+    assert (unfinished.part, unfinished.unfinished) == ("toy/sum", True)
+    assert unfinished.size > 0
+    store.discard([unfinished])
+    with pytest.raises(KeyboardInterrupt):
+        compute_or_load("toy/sum", CONFIG, stopped_once)
+    assert compute_or_load("toy/sum", CONFIG, stopped_once).table["value"].tolist() == [7]
+    assert [record.unfinished for record in store.cached()] == [False]
+    assert not list((cache / "checkpoints").glob("*/*/*"))
 
 
 def test_a_folder_that_cannot_be_written_is_refused_with_the_remedy(tmp_path):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # this module is imported where torch is not needed
     from torch import Tensor
 
+ABOUT, SUM = "about", "sha256"  # stored as bytes among the tensors, so that a file is read in one go
 _home: ContextVar[Path | None] = ContextVar("checkpoint_home", default=None)
 
 
@@ -58,33 +59,35 @@ def claim(folder: Path, identity: Mapping[str, Any], plan: Mapping[str, Any]) ->
 
 def write(file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Store tensors and some words about them, plain JSON, as `file`, in place of an older one."""
+    import torch
     from safetensors.torch import save
 
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    words = {"about": json.dumps(dict(about), sort_keys=True)}
-    _replace(file, save(content, words | {"sha256": _digest(content, words["about"])}))
+    content[ABOUT] = torch.frombuffer(bytearray(json.dumps(dict(about)).encode()), dtype=torch.uint8)
+    content[SUM] = torch.frombuffer(bytearray(_digest(content)), dtype=torch.uint8)
+    _replace(file, save(content))
 
 
 def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and words as `write` took them. ValueError naming the file: it is damaged."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     try:
-        with safe_open(file, "pt") as stored:
-            words = stored.metadata() or {}
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError):
-        words, tensors = {}, {}
-    if words.get("sha256") != _digest(tensors, words.get("about", "")):
+        content = load(file.read_bytes())
+        whole = content.pop(SUM).numpy().tobytes() == _digest(content)
+    except (SafetensorError, KeyError, ValueError):
+        whole = False
+    if not whole:
         raise ValueError(f"checkpoint {file} is damaged; delete it, and what it held is computed again")
-    return tensors, json.loads(words["about"])
+    return content, json.loads(content.pop(ABOUT).numpy().tobytes())
 
 
-def _digest(tensors: Mapping[str, Tensor], about: str) -> str:
-    found = hashlib.sha256(about.encode())
+def _digest(tensors: Mapping[str, Tensor]) -> bytes:
+    found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
-    return found.hexdigest()
+    return found.digest()
 
 
 def _replace(file: Path, content: bytes) -> None:

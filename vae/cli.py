@@ -204,6 +204,8 @@ def _claim_row(claim: Claim, *found: dict[str, Verdict]) -> tuple[str, ...]:
 def _record_row(record: Cached, defaults: dict[str, Any]) -> tuple[str, ...]:
     created = f"{datetime.fromtimestamp(record.created):%Y-%m-%d %H:%M}"
     size = f"{record.size / 1e6:.2f}"
+    if record.unfinished:
+        return record.part, record.key[:10], created, "-", size, "unfinished: the same run goes on from here"
     if record.facts is None:
         return record.part, record.key[:10], created, "-", size, f"damaged: {record.path}"
     parameters = record.facts["parameters"]

@@ -1,14 +1,14 @@
 """The contenders, one a module, imported only by the process that runs it. What a module offers:
 
-    class Contender:
-        def __init__(self, case: Case, members: int, dtype: str) -> None    # the initial weights of `cases.weights`
-        step_members: int                                                    # models that one step trains
-        def run(self, steps: int) -> tuple[int, float]
-            # train on, with minibatches and noise of its own; steps done, and their seconds without any set-up
-        def replay(self, index, eps) -> Weights
-            # the weights of all members after len(index) steps from the initial ones, on just these inputs
-        or, where a trainer draws for itself and cannot be fed:
-        def trained(self, seed: int, steps: int) -> Weights                  # of one member, from the initial weights 0
+class Contender:
+    def __init__(self, case: Case, members: int, dtype: str) -> None    # the initial weights of `cases.weights`
+    step_members: int                                                    # models that one step trains
+    def run(self, steps: int) -> tuple[int, float]
+        # train on, with minibatches and noise of its own; steps done, and their seconds without any set-up
+    def replay(self, index, eps) -> Weights
+        # the weights of all members after len(index) steps from the initial ones, on just these inputs
+    or, where a trainer draws for itself and cannot be fed:
+    def trained(self, seed: int, steps: int) -> Weights                  # of one member, from the initial weights 0
 """
 
 NAMES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -11,12 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vae import checkpoint
 from vae.config import Config, nearest
 from vae.record.keys import digest, identity
 from vae.record.paths import cache_root, check_writable, project_root
 from vae.record.provenance import circumstances, peak_memory_mb
 from vae.record.result import Result
-from vae.record.store import Record, cache_folder, check_part, read, write
+from vae.record.store import Record, cache_folder, check_part, checkpoint_folder, read, write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,8 +64,10 @@ def combined(*records: Record) -> pd.DataFrame:
 
 def _computed(folder: Path, wanted: dict[str, Any], config: Config, compute: Compute) -> Record:
     check_writable(folder.parent, "choose another cache with the environment variable VAE_CACHE_DIR")
+    unfinished = checkpoint_folder(wanted["part"], folder.name)
     start = time.perf_counter()
-    outcome = compute(config)
+    with checkpoint.kept_in(unfinished):  # where a long training goes on if this run was stopped before
+        outcome = compute(config)
     seconds = time.perf_counter() - start
     result = outcome if isinstance(outcome, Result) else Result(outcome)
     facts = {
@@ -75,7 +79,9 @@ def _computed(folder: Path, wanted: dict[str, Any], config: Config, compute: Com
         "peak_memory_mb": peak_memory_mb(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return replace(write(folder, result.table, result.arrays, facts), status="computed")
+    record = write(folder, result.table, result.arrays, facts)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return replace(record, status="computed")
 
 
 def _published(wanted: dict[str, Any]) -> Record:

@@ -73,6 +73,11 @@ def cache_folder(part: str, key: str) -> Path:
     return cache_root() / "records" / check_part(part) / key
 
 
+def checkpoint_folder(part: str, key: str) -> Path:
+    """Where this machine's cache keeps what an unfinished computation of that record has trained so far."""
+    return cache_root() / "checkpoints" / check_part(part) / key
+
+
 def write(folder: Path, table: pd.DataFrame, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Record:
     """Store a record as `folder`, in place of an older one. `facts`: what record.json says beside its checksums.
     Returns it as read back, so that a computed record equals a loaded one. ValueError: unfit table or arrays."""
@@ -176,7 +181,8 @@ def _check_contents(table: pd.DataFrame, arrays: Mapping[str, np.ndarray]) -> No
 
 @dataclass(frozen=True)
 class Cached:
-    """A record of this machine's cache, as `vae records` lists it; `facts` is None where it is damaged."""
+    """A record of this machine's cache, as `vae records` lists it; `facts` is None where it is damaged, or where the
+    run was stopped and has left its checkpoints."""
 
     part: str
     key: str
@@ -184,11 +190,16 @@ class Cached:
     facts: Mapping[str, Any] | None
     created: float  # seconds since 1970
     size: int  # bytes
+    unfinished: bool = False
 
 
 def cached() -> list[Cached]:
-    """All records of the cache, sorted by part, then oldest first."""
+    """All records of the cache and all unfinished runs, sorted by part, then oldest first."""
     records = []
+    for path in (cache_root() / "checkpoints").glob("*/*/*/"):
+        part = f"{path.parent.parent.name}/{path.parent.name}"
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        records.append(Cached(part, path.name, path, None, path.stat().st_mtime, size, unfinished=True))
     for path in (cache_root() / "records").glob("*/*/[!.]*/"):
         try:
             facts = _facts(path / "record.json")

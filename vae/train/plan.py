@@ -86,10 +86,8 @@ def plan(order: Sequence[int], work: Work, device: torch.device, execution: Exec
 
     ValueError: a compiler or worker processes were asked for that there cannot be, or an environment variable is odd.
     """
-    compile_, workers, chunk = (
-        _from_environment(name) if (chosen := getattr(execution, name)) is None else chosen
-        for name in ("compile", "workers", "chunk")
-    )
+    compile_ = execution.compile if execution.compile is not None else _switch("VAE_COMPILE")
+    workers, chunk = execution.workers or _count("VAE_WORKERS"), execution.chunk or _count("VAE_CHUNK")
     if compile_ and not has_compiler(device):
         raise ValueError(
             f"compile is True, but PyTorch finds no compiler for {device.type}; install "
@@ -115,7 +113,7 @@ def plan(order: Sequence[int], work: Work, device: torch.device, execution: Exec
     size = min(chunk or _chunk(work, compile_, device), n)
     pieces = math.ceil(math.ceil(n / size) / workers) * workers if chunk is None else math.ceil(n / size)
     size = math.ceil(n / min(pieces, n))
-    return Plan(tuple(tuple(order[i : i + size]) for i in range(0, n, size)), workers, bool(compile_), forced)
+    return Plan(tuple(tuple(order[i : i + size]) for i in range(0, n, size)), workers, compile_, forced)
 
 
 def _chunk(work: Work, compiled: bool, device: torch.device) -> int:
@@ -135,13 +133,17 @@ def has_compiler(device: torch.device) -> bool:
     return device.type == "cuda" and torch.utils._triton.has_triton()
 
 
-def _from_environment(name: str) -> int | bool | None:
-    variable = f"VAE_{name.upper()}"
+def _switch(variable: str) -> bool | None:
     text = os.environ.get(variable, "")
-    if not text:
-        return None
-    if not text.isdigit() or (name == "compile" and text not in ("0", "1")) or (name != "compile" and int(text) < 1):
+    if text not in ("", "0", "1"):
+        raise ValueError(f"{variable} must be 0 or 1, got {text!r}; unset it, and the trainer chooses")
+    return text == "1" if text else None
+
+
+def _count(variable: str) -> int | None:
+    text = os.environ.get(variable, "")
+    if text and not (text.isdigit() and int(text)):
         raise ValueError(
-            f"{variable} must be {'0 or 1' if name == 'compile' else 'a number from 1 up'}, got {text!r}; unset it"
+            f"{variable} must be a whole number from 1 up, got {text!r}; unset it, and the trainer chooses"
         )
-    return text == "1" if name == "compile" else int(text)
+    return int(text) if text else None

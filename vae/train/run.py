@@ -99,12 +99,12 @@ class Run:
     def advance(self, draws: Draws) -> None:
         """Take the steps whose minibatches and noise these are."""
         place, schedule = self.job.device, self.job.schedule
-        n = len(draws.index)
+        n = len(draws.rows)
         rates = torch.tensor(
             [rates_at(t, schedule.rate_factor(t)) for t in range(self.at, self.at + n)], dtype=self.dtype
         )
         stretch = (
-            draws.index.to(place, non_blocking=True),
+            draws.rows.to(place, non_blocking=True),
             draws.eps.to(place, non_blocking=True),
             rates.to(place, non_blocking=True),
         )

@@ -45,9 +45,7 @@ def step_of(model: nn.Module, objective: Objective, levels: int, dtype: torch.dt
         params, first, second = state["params"], state["first"], state["second"]
         x = Rows(given["values"], levels, dtype).at(index)
         stream = given["stream"]
-        gradient, value = gradients(
-            params, given["fixed"], given["buffers"], x[stream], eps[stream], given["numbers"]
-        )
+        gradient, value = gradients(params, given["fixed"], given["buffers"], x[stream], eps[stream], given["numbers"])
         checksum = value
         for g in gradient.values():
             checksum = checksum + (g.sum(tuple(range(1, g.ndim))) if g.ndim > 1 else g)
@@ -99,9 +97,7 @@ def compiled(
         warnings.simplefilter("ignore")  # of the compiler's own parts to each other
         trace = make_fx(flat, decomposition_table={torch.ops.aten.tanh.default: _tanh} if on_cpu else {})
         graph = trace(*(tensor.clone() for tensor in (*leaves, *example)))
-        program = torch._inductor.standalone_compile(
-            graph, [*leaves, *example], dynamic_shapes="from_example_inputs"
-        )
+        program = torch._inductor.standalone_compile(graph, [*leaves, *example], dynamic_shapes="from_example_inputs")
 
     def bound(state: Tree, given: Tree) -> Step:
         tensors = tree_flatten((state, given))[0]

@@ -41,11 +41,11 @@ def rows_of(data: Tensor, dtype: torch.dtype) -> Rows:
 
 
 class Draws(NamedTuple):
-    """Minibatches `index` (steps, streams, B) and noise `eps` (steps, streams, K, B, Z) of consecutive steps, and the
+    """Minibatches `rows` (steps, streams, B) and noise `eps` (steps, streams, K, B, Z) of consecutive steps, and the
     noise generators' states after them.
     """
 
-    index: Tensor
+    rows: Tensor
     eps: Tensor
     noise_states: tuple[Tensor, ...]
 
@@ -76,14 +76,14 @@ class Streams:
 
     def draw(self, steps: int) -> Draws:
         """The next `steps` steps."""
-        index = torch.stack([torch.stack([next(order) for order in self._orders]) for _ in range(steps)])
+        rows = torch.stack([torch.stack([next(order) for order in self._orders]) for _ in range(steps)])
         eps = torch.empty((steps, len(self._noise), *self._shape), dtype=self._dtype)
         for step in eps:
             for target, stream in zip(step, self._noise, strict=True):
                 torch.randn(self._shape, generator=stream, dtype=self._dtype, out=target)
         if self._pin:  # so that the copy to the GPU need not be waited for
-            index, eps = index.pin_memory(), eps.pin_memory()
-        return Draws(index, eps, tuple(stream.get_state() for stream in self._noise))
+            rows, eps = rows.pin_memory(), eps.pin_memory()
+        return Draws(rows, eps, tuple(stream.get_state() for stream in self._noise))
 
     def resume(self, steps: int, noise_states: Sequence[Tensor]) -> None:
         """Go on behind the first `steps` steps. Minibatches are cheap to draw again, noise is not."""

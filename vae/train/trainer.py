@@ -9,7 +9,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import CodeType
@@ -84,7 +84,8 @@ def train(
 
     `execution` says how it is done, by default as is fastest (see `Execution`); it changes results by rounding only
     (float64: 1e-10). The choice is logged and returned. `progress(step, steps)` counts the steps of all chunks of
-    members, after every logged stretch; where worker processes train them, after every chunk. The result is on `device`.
+    members, after every logged stretch; where worker processes train them, after every chunk. The result is on
+    `device`.
     """
     place = resolve_device(device)
     execution = execution or Execution()

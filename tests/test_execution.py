@@ -1,0 +1,413 @@
+"""How a run is carried out changes nothing: compiled or eager, chunks, processes, interrupted or not."""
+
+import json
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from vae import checkpoint
+from vae.ensemble import stack
+from vae.models import VAE, BernoulliLikelihood, MLPEncoder, mlp
+from vae.noise import generator
+from vae.objectives import elbo, terms
+from vae.train import DivergedError, Execution, Schedule, train
+from vae.train import step as steps
+from vae.train.plan import Work, has_compiler, plan
+from vae.train.streams import Streams, rows_of
+
+N, X, Z = 53, 7, 2
+SHORT = Schedule(steps=23, batch_size=11, learning_rate=1e-2, n_samples=3, log_every=5)
+MEMBERS = [{"seed": s, "beta": b} for b in (0.5, 1.0, 4.0) for s in (0, 1)] + [{"seed": 2, "beta": 1.0}]
+CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(not has_compiler(CPU), reason="no C++ compiler")
+
+
+def objective(model, x, eps, member):
+    return elbo(terms(model, x, model.encode(x), eps), member["beta"])
+
+
+def build(member):
+    stream = generator(member["seed"], "init")
+    return VAE(MLPEncoder(X, [5], Z, stream), mlp([Z, 5, X], stream), BernoulliLikelihood())
+
+
+@pytest.fixture
+def data(normal):
+    return (normal(N, X) > 0).double()
+
+
+def run(data, dtype=torch.float64, schedule=SHORT, members=MEMBERS, **execution):
+    return train(stack(build, members, dtype=dtype), objective, data, schedule, execution=Execution(**execution))
+
+
+def agree(a, b, rtol=1e-10, atol=1e-11):
+    for name in a.ensemble.params:
+        assert_close(a.ensemble.params[name], b.ensemble.params[name], rtol=rtol, atol=atol)
+    assert a.ensemble.members == b.ensemble.members
+    assert a.history.drop(columns="objective").equals(b.history.drop(columns="objective"))
+    assert_close(torch.tensor(a.history["objective"].to_numpy()), torch.tensor(b.history["objective"].to_numpy()),
+                 rtol=max(rtol, 1e-10), atol=atol)  # fmt: skip
+    assert a.diverged == b.diverged
+
+
+def equal(a, b):
+    """Bit for bit."""
+    assert all(torch.equal(a.ensemble.params[k], b.ensemble.params[k]) for k in b.ensemble.params)
+    assert a.history.equals(b.history)
+    assert a.diverged == b.diverged
+
+
+# The same numbers however it is done
+
+
+@needs_compiler
+def test_compiled_equals_eager_in_float64_and_repeats_bit_for_bit(data):
+    ours = run(data, compile=True, chunk=4)  # two chunks, the second filled up
+    assert ours.plan.compile
+    assert ours.compile_seconds > 0
+    agree(ours, run(data, compile=False))
+    equal(ours, run(data, compile=True, chunk=4))
+
+
+@needs_compiler
+def test_compiled_equals_eager_in_float32_after_200_steps(data):
+    schedule = Schedule(steps=200, batch_size=11, learning_rate=1e-3)
+    a, b = (run(data, torch.float32, schedule, compile=compile_) for compile_ in (True, False))
+    agree(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 6])
+def test_chunks_change_nothing(data, chunk):
+    whole, parts = run(data, compile=False, chunk=len(MEMBERS)), run(data, compile=False, chunk=chunk)
+    assert len(parts.plan.chunks) == math.ceil(len(MEMBERS) / max(map(len, parts.plan.chunks)))
+    agree(whole, parts)
+
+
+def test_worker_processes_change_nothing(data):
+    here, there = run(data, compile=False, workers=1), run(data, compile=False, workers=2)
+    assert there.plan.workers == 2
+    agree(here, there)
+    equal(there, run(data, compile=False, workers=2))
+
+
+def test_subsets_and_frozen_parts_survive_chunks_and_workers(data):
+    rows = [torch.arange(12 + i, 40 + i) for i in range(len(MEMBERS))]
+
+    def go(**execution):
+        return train(
+            stack(build, MEMBERS, dtype=torch.float64),
+            objective,
+            data,
+            SHORT,
+            frozen=["decoder"],
+            subsets=rows,
+            execution=Execution(compile=False, **execution),
+        )
+
+    here = go(workers=1, chunk=len(MEMBERS))
+    agree(here, go(workers=2, chunk=2))
+    start = stack(build, MEMBERS, dtype=torch.float64)
+    assert torch.equal(here.ensemble.params["decoder.0.weight"], start.params["decoder.0.weight"])
+
+
+@pytest.mark.parametrize(
+    "execution", [{"compile": False, "chunk": 2}, pytest.param({"compile": True}, marks=needs_compiler)]
+)
+def test_a_diverging_member_is_frozen_wherever_it_is_trained(data, execution):
+    def hostile(model, x, eps, member):
+        return objective(model, x, eps, member) + torch.where(member["learning_rate"] > 1, math.nan, 0.0)
+
+    members = [{"seed": s, "beta": 1.0, "learning_rate": r} for s, r in ((0, 1e-2), (1, 1e3), (2, 1e-2))]
+    ensemble = stack(build, members, dtype=torch.float64)
+    with pytest.raises(DivergedError, match="member 1 .* at step 0") as error:
+        train(ensemble, hostile, data, SHORT, execution=Execution(**execution))
+    trained = error.value.trained
+    assert trained.diverged == {1: 0}
+    for name, value in ensemble.params.items():
+        assert torch.equal(trained.ensemble.params[name][1], value[1])
+    healthy = train(ensemble.take([0, 2]), objective, data, SHORT, execution=Execution(compile=False)).ensemble
+    for name, value in healthy.params.items():
+        assert_close(trained.ensemble.params[name][[0, 2]], value, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("levels", [16, 255])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_images_are_kept_as_bytes_without_loss(levels, dtype):
+    grey = torch.randint(levels + 1, (N, X), generator=generator(0, "test")).float() / levels
+    rows = rows_of(grey.to(dtype), dtype)
+    assert rows.values.dtype == torch.uint8
+    index = torch.tensor([[3, 1], [4, 1]])
+    assert torch.equal(rows.at(index), grey.to(dtype)[index])
+
+
+@pytest.mark.parametrize("spoil", [lambda x: x + 1e-6, lambda x: x - 1, lambda x: 300 * x])
+def test_what_is_no_image_is_kept_as_it_is(normal, spoil):
+    x = spoil((normal(N, X) > 0).float())
+    rows = rows_of(x, torch.float32)
+    assert rows.values.dtype == torch.float32
+    assert torch.equal(rows.at(torch.arange(N)), x)
+
+
+def test_stretches_of_any_length_draw_the_same():
+    def drawn(lengths):
+        streams = Streams(MEMBERS, N, SHORT, Z, torch.float32, None)
+        draws = [streams.draw(n) for n in lengths]
+        return torch.cat([d.rows for d in draws]), torch.cat([d.eps for d in draws])
+
+    whole = drawn([13])
+    for lengths in ([1] * 13, [5, 8], [7, 2, 4]):
+        assert all(torch.equal(a, b) for a, b in zip(drawn(lengths), whole, strict=True))
+    index, eps = whole
+    assert index.shape == (13, 3, SHORT.batch_size)
+    assert eps.shape == (13, 3, SHORT.n_samples, SHORT.batch_size, Z)
+
+
+def test_a_step_at_a_counter_is_the_step(normal):
+    """What a CUDA graph replays, without the graph."""
+    seen = []
+    stretch = (torch.arange(10).reshape(5, 2), normal(5, 3), normal(5, 1))
+    replayable, load = steps.at_counter(lambda *a: seen.append([t.clone() for t in a]), stretch)
+    load(*stretch)
+    for _ in range(5):
+        replayable()
+    load(*(tensor[1:3] for tensor in stretch))
+    for _ in range(2):
+        replayable()
+    for arguments, i in zip(seen, [0, 1, 2, 3, 4, 1, 2], strict=True):
+        assert all(torch.equal(a, whole[i]) for a, whole in zip(arguments, stretch, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.parametrize("compile_", [False, True])
+def test_a_gpu_agrees(data, compile_):
+    ensemble = stack(build, MEMBERS, dtype=torch.float64)
+    there = train(ensemble, objective, data, SHORT, device="cuda", execution=Execution(compile=compile_))
+    assert next(iter(there.ensemble.params.values())).device.type == "cuda"
+    agree(there._replace(ensemble=there.ensemble.to("cpu")), run(data, compile=False), rtol=1e-9, atol=1e-10)
+
+
+# The choice
+
+
+def chosen(steps, parameters=20_000, members=36, **execution):
+    return plan(list(range(members)), Work(parameters, 128, steps), CPU, Execution(**execution))
+
+
+@needs_compiler
+def test_only_long_runs_are_compiled():
+    assert not chosen(200).compile
+    assert chosen(20_000).compile
+    assert not chosen(20_000, compile=False).compile
+    assert chosen(2, compile=True).compile
+
+
+def test_every_member_is_in_one_chunk_and_chunks_are_even():
+    for members in (1, 2, 7, 36, 37, 64):
+        for workers in (1, 2, 3):
+            made = chosen(20_000, members=members, workers=workers)
+            assert sorted(i for chunk in made.chunks for i in chunk) == list(range(members))
+            assert max(map(len, made.chunks)) - min(map(len, made.chunks)) < made.workers + len(made.chunks)
+            assert made.workers == min(workers, members)
+    large, small = chosen(20_000, parameters=425_000, workers=1), chosen(20_000, parameters=100, workers=1)
+    assert max(map(len, large.chunks)) < max(map(len, small.chunks))
+
+
+def test_short_runs_stay_in_this_process():
+    assert chosen(20).workers == 1
+    if torch.get_num_threads() > 1:
+        assert chosen(200_000).workers == torch.get_num_threads()
+
+
+def test_the_environment_stands_in_for_what_is_left_open(monkeypatch):
+    monkeypatch.setenv("VAE_COMPILE", "0")
+    monkeypatch.setenv("VAE_WORKERS", "3")
+    monkeypatch.setenv("VAE_CHUNK", "5")
+    made = chosen(20_000)
+    assert (made.compile, made.workers, max(map(len, made.chunks))) == (False, 3, 5)
+    assert chosen(20_000, workers=1).workers == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("VAE_COMPILE", "yes"), ("VAE_WORKERS", "0"), ("VAE_CHUNK", "-1"), ("VAE_WORKERS", "two")]
+)
+def test_an_odd_environment_variable_is_refused_by_name(data, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=f"{variable} must be .*{value}"):
+        run(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("workers", 0), ("chunk", 2.5), ("workers", True), ("compile", "yes"), ("checkpoint_seconds", -1)],
+)
+def test_execution_refuses_bad_values_by_name(name, value):
+    with pytest.raises(ValueError, match=f"{name} must"):
+        Execution(**{name: value})
+
+
+def test_the_choice_is_logged_and_returned(data, caplog):
+    with caplog.at_level(logging.INFO, "vae.train"):
+        made = run(data, compile=False, chunk=3, workers=1).plan
+    assert f"training 7 members: {made}" in caplog.text
+    assert str(made) == "eager, 3 chunk(s) of at most 3 members, this process"
+
+
+def test_without_a_compiler_it_is_eager_and_to_ask_for_one_is_an_error(data, monkeypatch):
+    monkeypatch.setattr("vae.train.plan.has_compiler", lambda device: False)
+    assert not chosen(20_000).compile
+    with pytest.raises(ValueError, match="compile is True, but PyTorch finds no compiler for cpu"):
+        run(data, compile=True)
+
+
+def test_a_compiler_that_fails_is_a_warning_or_if_it_was_asked_for_an_error(data, monkeypatch, caplog):
+    def fails(*args):
+        raise OSError("no header files")
+
+    monkeypatch.setattr("vae.train.run.compiled", fails)
+    monkeypatch.setattr("vae.train.plan.has_compiler", lambda device: True)
+    monkeypatch.setattr("vae.train.plan.COMPILE_SECONDS", -1.0)  # so that it is chosen
+    made = run(data, workers=1)
+    assert "does not compile and runs eagerly: no header files" in caplog.text
+    agree(made, run(data, compile=False))
+    with pytest.raises(RuntimeError, match="does not compile; leave compile out"):
+        run(data, compile=True, workers=1)
+
+
+# Interrupted runs
+
+
+INTERRUPTED = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import test_execution as t
+slow = t.Schedule(steps=600, batch_size=11, learning_rate=1e-2, n_samples=3, log_every=5)
+data = torch.load({data!r}, weights_only=True)
+t.run(data, torch.float32, slow, checkpoint=Path({folder!r}), checkpoint_seconds=0, **{how!r})
+"""
+
+
+@pytest.mark.parametrize(
+    "how", [{"compile": False, "workers": 1, "chunk": 3}, {"compile": False, "workers": 2, "chunk": 3}]
+)
+def test_a_killed_run_goes_on_to_the_same_numbers(data, tmp_path, how):
+    schedule = Schedule(steps=600, batch_size=11, learning_rate=1e-2, n_samples=3, log_every=5)
+    folder = tmp_path / "checkpoints"
+    torch.save(data, tmp_path / "data.pt")
+    source = INTERRUPTED.format(
+        tests=os.path.dirname(__file__), data=str(tmp_path / "data.pt"), folder=str(folder), how=how
+    )
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(source)])
+    first = folder / "chunk-0000.safetensors"
+    deadline = time.time() + 120
+    while not (first.exists() and checkpoint.read(first)[1]["step"] >= 50):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.time() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)  # a worker notices at its next row of history
+    at = checkpoint.read(first)[1]["step"]
+    assert 50 <= at < 600
+    resumed = run(data, torch.float32, schedule, checkpoint=folder, checkpoint_seconds=1e9, **how)
+    equal(resumed, run(data, torch.float32, schedule, **how))
+
+
+@needs_compiler
+def test_an_interrupted_compiled_run_goes_on_to_the_same_numbers(data, tmp_path):
+    def stop(step, steps):
+        if step == 15:
+            raise KeyboardInterrupt
+
+    ensemble, execution = stack(build, MEMBERS), Execution(True, 1, checkpoint=tmp_path / "c", checkpoint_seconds=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(ensemble, objective, data, SHORT, execution=execution, progress=stop)
+    assert checkpoint.read(tmp_path / "c" / "chunk-0000.safetensors")[1]["step"] == 10
+    equal(
+        train(ensemble, objective, data, SHORT, execution=execution), run(data, torch.float32, compile=True, workers=1)
+    )
+
+
+def test_finished_members_are_not_trained_again(data, tmp_path):
+    calls = []
+
+    def counting(model, x, eps, member):
+        calls.append(1)
+        return objective(model, x, eps, member)
+
+    def go():
+        calls.clear()
+        execution = Execution(compile=False, workers=1, chunk=4, checkpoint=tmp_path / "c", checkpoint_seconds=0)
+        trained = train(stack(build, MEMBERS, dtype=torch.float64), counting, data, SHORT, execution=execution)
+        return trained, len(calls)
+
+    (first, made), (second, again) = go(), go()
+    assert (made, again) == (2 * SHORT.steps, 0)
+    equal(first, second)
+    (tmp_path / "c" / "chunk-0001.safetensors").unlink()
+    assert go()[1] == SHORT.steps
+
+
+def test_an_unfinished_run_keeps_its_plan(data, tmp_path):
+    first = run(data, compile=False, chunk=3, checkpoint=tmp_path / "c")
+    second = run(data, compile=False, chunk=2, checkpoint=tmp_path / "c")
+    assert second.plan.chunks == first.plan.chunks
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-7], lambda b: b[:-9] + b"\1" + b[-8:], lambda b: b"", lambda b: b[9:]]
+)
+def test_a_damaged_checkpoint_is_refused_by_name(data, tmp_path, damage):
+    run(data, compile=False, chunk=4, workers=1, checkpoint=tmp_path / "c", checkpoint_seconds=0)
+    file = tmp_path / "c" / "chunk-0001.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"chunk-0001.safetensors is damaged; delete it"):
+        run(data, compile=False, chunk=4, workers=1, checkpoint=tmp_path / "c", checkpoint_seconds=0)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"identity": 3}'])
+def test_a_damaged_manifest_is_refused_by_name(data, tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run.json is damaged; delete"):
+        run(data, checkpoint=tmp_path)
+
+
+def test_the_checkpoints_of_another_run_are_refused(data, tmp_path):
+    run(data, checkpoint=tmp_path, compile=False)
+    for change, name in (
+        ({"schedule": Schedule(steps=23, batch_size=12)}, "schedule"),
+        ({"members": MEMBERS[:3]}, "members, initial parameters"),
+        ({"dtype": torch.float32}, "initial parameters, dtype"),
+    ):
+        with pytest.raises(ValueError, match=f"checkpoints of another run: {name} differ"):
+            run(data, checkpoint=tmp_path, compile=False, **change)
+    with pytest.raises(ValueError, match="another run: data differ"):
+        run(1 - data, checkpoint=tmp_path, compile=False)
+
+
+def test_long_work_within_a_block_finds_its_checkpoints_by_itself(data, tmp_path):
+    with checkpoint.kept_in(tmp_path):
+        first = run(data, compile=False, checkpoint_seconds=0)
+        run(1 - data, compile=False)  # another run has another folder
+        again = run(data, compile=False, checkpoint_seconds=0)
+    assert checkpoint.home() is None
+    equal(first, again)
+    folders = sorted(tmp_path.iterdir())
+    assert len(folders) == 2
+    assert sum((folder / "chunk-0000.safetensors").exists() for folder in folders) == 1
+    assert all(json.loads((folder / "run.json").read_text())["plan"]["compile"] is False for folder in folders)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(data, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be written .* choose another checkpoint folder"):
+        run(data, checkpoint=tmp_path / "file")
