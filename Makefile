@@ -2,6 +2,7 @@
 PYTHON  ?= python3
 PROFILE ?= quick
 JOBS    ?= 2
+OUT     ?= _build/speed
 PORT    ?= 8000
 # Quick notebooks gain nothing from a second thread, and lose much where the cores are not theirs alone.
 THREADS ?= 1
@@ -14,7 +15,7 @@ torch_pin   := $(shell sed -n 's/^torch==//p' constraints.txt)
 torch       := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(torch_build) \
                  torch==$(torch_pin)+$(torch_build))
 
-.PHONY: help venv book test lint lab serve clean
+.PHONY: help venv book test lint bench bench-check lab serve clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +23,7 @@ help:
 	@echo "             PROFILE=full builds the published book from the committed records; JOBS=2 notebooks at a time"
 	@echo "make test    pytest, every notebook again (nbval), the checks of the built book"
 	@echo "make lint    ruff on code and notebooks, mypy on vae/"
+	@echo "make bench   how fast the trainer is beside its peers, about half an hour; DEVICE=cuda; OUT=results/speed publishes"
 	@echo "make lab     JupyterLab on the notebooks"
 	@echo "make serve   the built book on http://127.0.0.1:$(PORT) (PROFILE=..., PORT=...)"
 	@echo "make venv    only the environment; TORCH=cpu|cuda chooses PyTorch's build, PYTHON=... the interpreter"
@@ -52,6 +54,19 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The peers, which nothing else needs; about 1 GB.
+.venv/bench: .venv/installed
+	@echo "Installing the peers into .venv"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[bench]' -c constraints.txt
+	@touch $@
+
+bench: .venv/bench
+	$(BIN)/python -m benchmarks --out $(OUT) $(if $(DEVICE),--device $(DEVICE))
+
+# Equal results of all, and no time: what CI runs.
+bench-check: .venv/bench
+	$(BIN)/python -m benchmarks --check
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

@@ -157,18 +157,24 @@ def test_what_is_no_image_is_kept_as_it_is(normal, spoil):
     assert torch.equal(rows.at(torch.arange(N)), x)
 
 
-def test_stretches_of_any_length_draw_the_same():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [8, 11])  # a step of 48 numbers, which PyTorch draws 16 at a time, and of 66
+def test_stretches_of_any_length_draw_the_same(batch, dtype):
+    schedule = Schedule(steps=23, batch_size=batch, n_samples=3)
+    subsets = [torch.arange(i, N) for i in range(len(MEMBERS))]
+
     def drawn(lengths):
-        streams = Streams(MEMBERS, N, SHORT, Z, torch.float32, None)
+        streams = Streams(MEMBERS, N, schedule, Z, dtype, subsets)
         draws = [streams.draw(n) for n in lengths]
         return torch.cat([d.rows for d in draws]), torch.cat([d.eps for d in draws])
 
     whole = drawn([13])
     for lengths in ([1] * 13, [5, 8], [7, 2, 4]):
         assert all(torch.equal(a, b) for a, b in zip(drawn(lengths), whole, strict=True))
-    index, eps = whole
-    assert index.shape == (13, 3, SHORT.batch_size)
-    assert eps.shape == (13, 3, SHORT.n_samples, SHORT.batch_size, Z)
+    rows, eps = whole
+    assert rows.shape == (13, len(MEMBERS), batch)
+    assert eps.shape == (13, len(MEMBERS), 3, batch, Z)
+    assert (rows.amin((0, 2)) >= torch.arange(len(MEMBERS))).all()
 
 
 def test_a_step_at_a_counter_is_the_step(normal):

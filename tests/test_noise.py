@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vae.noise import batches, generator, moment_matched
+from vae.noise import Shuffled, generator, moment_matched
 
 
 def test_streams_repeat_and_differ_by_seed_and_purpose():
@@ -22,20 +22,23 @@ def test_bad_seed(seed):
         generator(seed, "noise")
 
 
-def test_batches_use_every_row_equally_often_and_drop_none():
+def test_rows_come_equally_often_and_none_is_dropped():
     n, size = 11, 4
-    stream = batches(n, size, generator(0, "batches"))
-    rows = torch.cat([next(stream) for _ in range(n)])  # size * n rows: every row `size` times
+    order = Shuffled(n, generator(0, "batches"))
+    rows = torch.cat([order.take(size) for _ in range(n)])  # size * n rows: every row `size` times
     assert torch.equal(rows.bincount(minlength=n), torch.full((n,), size))
     assert not torch.equal(rows[:n], rows[n : 2 * n])
     for start in range(0, len(rows), n):  # each stretch of n is one whole order
         assert torch.equal(rows[start : start + n].sort().values, torch.arange(n))
 
 
-@pytest.mark.parametrize("size", [0, 12])
-def test_batch_size_must_fit_the_data(size):
-    with pytest.raises(ValueError, match="batch_size must lie between 1 and the 11"):
-        next(batches(11, size, generator(0, "batches")))
+@pytest.mark.parametrize("pieces", [[30], [3, 27], [1] * 30, [11, 0, 19]])
+def test_pieces_of_any_length_are_the_same_rows(pieces):
+    whole, parts, skipped = (Shuffled(11, generator(0, "batches")) for _ in range(3))
+    expected = whole.take(50)
+    assert torch.equal(torch.cat([parts.take(n) for n in pieces]), expected[:30])
+    skipped.skip(30)
+    assert torch.equal(skipped.take(20), expected[30:])
 
 
 def test_moment_matched_draws_have_exact_moments_for_every_datum():

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from vae import linear_gaussian as lg
 from vae.ensemble import Ensemble, stack
 from vae.models import VAE, BernoulliLikelihood, MLPEncoder, linear_vae_model, mlp
-from vae.noise import generator
+from vae.noise import Shuffled, generator
 from vae.objectives import elbo, terms
 from vae.train import DivergedError, Schedule, train
 
@@ -41,18 +41,16 @@ def test_an_ensemble_equals_its_members_trained_alone(data):
 
 def test_a_step_is_adams(data):
     """The same steps by torch.optim.Adam on an ordinary module with the same minibatches and noise."""
-    from vae.noise import batches
-
     member = {"seed": 3, "beta": 2.0}
     ours = train(ensemble_of([member]), objective, data, SHORT).ensemble.member(0)
     model = ensemble_of([member]).member(0)
     optimiser = torch.optim.Adam(model.parameters(), lr=1.0)
-    rows, noise = batches(N, SHORT.batch_size, generator(3, "batches")), generator(3, "noise")
+    rows, noise = Shuffled(N, generator(3, "batches")), generator(3, "noise")
     for step in range(SHORT.steps):
         optimiser.param_groups[0]["lr"] = SHORT.learning_rate * SHORT.rate_factor(step)
         eps = torch.randn(SHORT.n_samples, SHORT.batch_size, Z, generator=noise, dtype=torch.float64)
         optimiser.zero_grad()
-        (-objective(model, data[next(rows)], eps, member).mean()).backward()
+        (-objective(model, data[rows.take(SHORT.batch_size)], eps, member).mean()).backward()
         optimiser.step()
     for a, b in zip(ours.parameters(), model.parameters(), strict=True):
         assert_close(a, b, rtol=1e-10, atol=1e-12)

@@ -71,6 +71,7 @@ class Ensemble:
 
     def take(self, rows: Sequence[int]) -> Ensemble:
         """The ensemble of some of its members."""
+        rows = list(rows)  # a tuple would index several axes
         return replace(
             self,
             params={k: v[rows] for k, v in self.params.items()},

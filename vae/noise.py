@@ -7,7 +7,6 @@ every member of a sweep with the same seed shares them (common random numbers).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -23,19 +22,27 @@ def generator(seed: int, purpose: str) -> Generator:
     return Generator().manual_seed(state)
 
 
-def batches(n: int, batch_size: int, stream: Generator) -> Iterator[Tensor]:
-    """Endless minibatches of row numbers, (batch_size,) each: one random order of all n rows after another.
-
-    A batch may span two orders, so that no row is dropped and every row is used equally often.
+class Shuffled:
+    """The rows 0 to n - 1 in one random order after another, endlessly: no row is dropped, every one comes equally
+    often. Minibatches are consecutive pieces, which may span two orders.
     """
-    if not 1 <= batch_size <= n:
-        raise ValueError(f"batch_size must lie between 1 and the {n} training rows, got {batch_size}; lower it")
-    queue = torch.empty(0, dtype=torch.int64)
-    while True:
-        if queue.numel() < batch_size:
-            queue = torch.cat([queue, torch.randperm(n, generator=stream)])
-        yield queue[:batch_size]
-        queue = queue[batch_size:]
+
+    def __init__(self, n: int, stream: Generator) -> None:
+        self._n, self._stream = n, stream
+        self._queue = torch.empty(0, dtype=torch.int64)
+
+    def take(self, count: int) -> Tensor:
+        """The next `count` row numbers (count,)."""
+        orders = [self._queue]
+        while sum(map(len, orders)) < count:
+            orders.append(torch.randperm(self._n, generator=self._stream))
+        taken, self._queue = torch.cat(orders).tensor_split([count])
+        return taken
+
+    def skip(self, count: int) -> None:
+        """As `take`, in little memory and without a result."""
+        while count > 0:
+            count -= len(self.take(min(count, max(self._n, 2**16))))
 
 
 def moment_matched(n_draws: int, batch: int, dim: int, stream: Generator, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -13,6 +13,7 @@ class Contender:
 
 NAMES = {
     "ours": "this trainer",
+    "eager": "this trainer, not compiled",
     "dataloader": "PyTorch loop, DataLoader",
     "slices": "PyTorch loop, slices, fused Adam",
     "jax": "JAX jit(vmap), scan",
@@ -20,5 +21,5 @@ NAMES = {
     "pyro": "Pyro",
     "lightning": "Lightning",
 }
-FED = ("ours", "dataloader", "slices", "jax", "lightning")  # those that can be fed: equal to rounding
-STACKED = ("ours", "jax")  # those that train members together; the others train one after another
+FED = ("ours", "eager", "dataloader", "slices", "jax", "lightning")  # those that can be fed: equal to rounding
+STACKED = ("ours", "eager", "jax")  # those that train members together; the others train one after another

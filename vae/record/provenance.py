@@ -13,7 +13,7 @@ from vae.config import Config, resolve_device
 from vae.record.paths import project_root
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "vae-measured")
-SOURCES = ("vae", "notebooks", "profiles")  # what can change a result; results/ grows while it is published
+SOURCES = ("vae", "notebooks", "profiles", "benchmarks")  # what can change a result; results/ grows meanwhile
 
 
 def circumstances(config: Config) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def circumstances(config: Config) -> dict[str, Any]:
     return {
         "commit": commit,
         "dirty": dirty,
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}},
         "device": device.type if device else "cpu",
         "processor": torch.cuda.get_device_name() if torch and cuda else _processor(),
         "threads": torch.get_num_threads() if torch else None,
@@ -57,7 +57,8 @@ def _output(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
 
 
-def _version(name: str) -> str | None:
+def package_version(name: str) -> str | None:
+    """The version of an installed package, null where there is none."""
     try:
         return version(name)
     except PackageNotFoundError:

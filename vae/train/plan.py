@@ -18,7 +18,7 @@ import torch
 # exact, but must be the same in every run on a machine, or runs would not repeat bit for bit.
 FLOPS = {True: 70e9, False: 20e9}  # of one thread in training, compiled and eager
 CALL_SECONDS = {True: 1e-4, False: 2.5e-3}  # of a step, whatever its size
-STEP_FLOPS = {True: 2.5e8, False: 3e8}  # of a step's work that keep the caches warm and the calls negligible
+STEP_FLOPS = {True: 1.5e8, False: 3e8}  # of a step's work that keep the caches warm and the calls negligible
 COMPILE_SECONDS = 10.0  # with an empty cache
 START_SECONDS = 5.0  # of a worker process: importing PyTorch
 SECOND_THREAD = 1.5  # what a second thread in one process gains; a second process gains 2

@@ -200,4 +200,8 @@ def _laid_out(p: Tensor) -> Tensor:
     """A copy; on a CPU, matrices (E, out, in) lie transposed in memory, as the matrix products of a layer like them
     best, forward and back (up to four times as fast where a layer is narrow).
     """
-    return p.mT.contiguous().mT if p.ndim == 3 and p.device.type == "cpu" else p.clone()
+    return (
+        p.mT.contiguous().mT
+        if p.ndim == 3 and p.device.type == "cpu"
+        else p.clone(memory_format=torch.contiguous_format)
+    )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vae.data import REGISTRY
-from vae.noise import batches, generator
+from vae.noise import Shuffled, generator
 from vae.train.schedule import Schedule
 
 
@@ -69,26 +67,36 @@ class Streams:
         keys = stream_keys(members, subsets)
         distinct = dict.fromkeys(keys)
         self.of_member = torch.tensor([list(distinct).index(key) for key in keys])
-        self._orders = [_order(seed, subset, n_rows, schedule.batch_size) for seed, subset in distinct]
+        self._subsets = [None if subset is None else torch.tensor(subset) for _, subset in distinct]
+        self._orders = [
+            Shuffled(n_rows if subset is None else len(subset), generator(seed, "batches")) for seed, subset in distinct
+        ]
         self._noise = [generator(seed, "noise") for seed, _ in distinct]
         self._shape = (schedule.n_samples, schedule.batch_size, z_dim)
         self._dtype, self._pin = dtype, pin
 
     def draw(self, steps: int) -> Draws:
         """The next `steps` steps."""
-        rows = torch.stack([torch.stack([next(order) for order in self._orders]) for _ in range(steps)])
-        eps = torch.empty((steps, len(self._noise), *self._shape), dtype=self._dtype)
-        for step in eps:
-            for target, stream in zip(step, self._noise, strict=True):
-                torch.randn(self._shape, generator=stream, dtype=self._dtype, out=target)
+        batch = self._shape[1]
+        rows = []
+        for order, subset in zip(self._orders, self._subsets, strict=True):
+            taken = order.take(steps * batch).view(steps, batch)
+            rows.append(taken if subset is None else subset[taken])
+        # PyTorch fills 16 numbers at a time, so that only then several steps at once are the same numbers.
+        at_once = torch.Size(self._shape).numel() % 16 == 0
+        eps = torch.empty((len(self._noise), steps, *self._shape), dtype=self._dtype)
+        for target, stream in zip(eps, self._noise, strict=True):
+            for part in [target] if at_once else target:
+                torch.randn(part.shape, generator=stream, dtype=self._dtype, out=part)
+        found = torch.stack(rows, dim=1), eps.movedim(0, 1).contiguous()
         if self._pin:  # so that the copy to the GPU need not be waited for
-            rows, eps = rows.pin_memory(), eps.pin_memory()
-        return Draws(rows, eps, tuple(stream.get_state() for stream in self._noise))
+            found = found[0].pin_memory(), found[1].pin_memory()
+        return Draws(*found, tuple(stream.get_state() for stream in self._noise))
 
     def resume(self, steps: int, noise_states: Sequence[Tensor]) -> None:
         """Go on behind the first `steps` steps. Minibatches are cheap to draw again, noise is not."""
         for order in self._orders:
-            deque(islice(order, steps), maxlen=0)
+            order.skip(steps * self._shape[1])
         for stream, state in zip(self._noise, noise_states, strict=True):
             stream.set_state(state)
 
@@ -103,11 +111,3 @@ def stream_keys(
     """(seed, subset) of every member: those with equal keys see the same minibatches and noise."""
     rows = [None] * len(members) if subsets is None else [tuple(subset.tolist()) for subset in subsets]
     return [(member["seed"], subset) for member, subset in zip(members, rows, strict=True)]
-
-
-def _order(seed: int, subset: tuple[int, ...] | None, n_rows: int, batch_size: int) -> Any:
-    order = batches(n_rows if subset is None else len(subset), batch_size, generator(seed, "batches"))
-    if subset is None:
-        return order
-    rows = torch.tensor(subset)
-    return (rows[batch] for batch in order)

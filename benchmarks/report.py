@@ -1,0 +1,156 @@
+"""From rounds to ratios: the table, what it should reach, and the record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.contenders import NAMES
+from benchmarks.contenders.ceiling import FLOPS
+
+
+class Bar(NamedTuple):
+    """What the trainer should reach: `peer`'s time over ours, or the share of the ceiling, in one layout."""
+
+    case: str
+    members: int
+    layout: str
+    peer: str
+    bar: float
+
+
+BARS = (
+    Bar("digits", 36, "2 threads", "dataloader", 5),
+    Bar("digits", 36, "2 threads", "slices", 5),
+    Bar("digits", 36, "2 processes", "slices", 2.5),
+    Bar("digits", 36, "2 threads", "pythae", 8),
+    Bar("digits", 36, "2 threads", "lightning", 7),
+    Bar("digits", 36, "2 threads", "pyro", 12),
+    Bar("digits", 36, "2 threads", "jax", 1.2),
+    Bar("digits", 36, "2 processes", "jax", 0.75),
+    Bar("mnist", 64, "2 threads", "slices", 1.5),
+    Bar("mnist", 64, "2 threads", "jax", 1.1),
+    Bar("mnist", 64, "2 processes", "slices", 1.5),
+    Bar("mnist", 64, "2 processes", "jax", 1.1),
+    Bar("mnist", 8, "1 thread", "ceiling", 0.65),
+)
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The long table: for each case, layout, contender and number of members, medians over rounds of the time of a
+    model-step, of its CPU time, and of the ratio to ours in the same round; memory; the share of the ceiling.
+
+    A loop over models counts for every number of members. `se` is the rounds' standard error, of the mean.
+    """
+    raw = pd.DataFrame(rows)
+    sizes = sorted(raw.loc[raw["contender"] == "ours", "members"].unique())
+    found = []
+    for (case, layout), group in raw.groupby(["case", "layout"], sort=False):
+        ceiling = group[group["contender"] == "ceiling"].set_index("round")["wall"]
+        for members in sizes:
+            ours = group[(group["contender"] == "ours") & (group["members"] == members)].set_index("round")
+            for name in [n for n in NAMES if n in set(group["contender"])]:
+                mine = group[group["contender"] == name]
+                exact = mine[mine["members"] == members]
+                mine = (exact if len(exact) else mine[mine["members"] == 1]).set_index("round")
+                keys = {"case": case, "layout": layout, "contender": name, "members": members}
+                found += [
+                    keys | {"quantity": "time of a model-step", **_center(mine["wall"]), "unit": "ms"},
+                    keys | {"quantity": "CPU time of a model-step", **_center(mine["cpu"]), "unit": "ms"},
+                    keys | {"quantity": "time over ours", **_center(mine["wall"] / ours["wall"]), "unit": "ratio"},
+                ]
+                if len(ceiling):
+                    share = (mine["flops"] / mine["wall"]) / (FLOPS / ceiling)
+                    found.append(keys | {"quantity": "share of the ceiling", **_center(share), "unit": "share"})
+                if len(exact):
+                    memory = exact["memory"].iloc[0]
+                    found.append(keys | {"quantity": "memory", "value": memory, "se": 0.0, "n": 1, "unit": "MB"})
+        if len(ceiling):
+            keys = {"case": case, "layout": layout, "contender": "ceiling", "members": 1}
+            found.append(keys | {"quantity": "ceiling", **_center(FLOPS / ceiling / 1e6), "unit": "GFLOP/s"})
+    return pd.DataFrame(found)
+
+
+def _center(values: pd.Series) -> dict[str, Any]:
+    return {
+        "value": values.median(),
+        "se": values.std() / np.sqrt(len(values)) if len(values) > 1 else 0.0,
+        "best": values.min(),
+        "n": len(values),
+        "over": "rounds",
+    }
+
+
+def bars(table: pd.DataFrame) -> Iterator[tuple[Bar, float, float]]:
+    """Each bar with the value measured, and its error; those that the table says nothing about are left out."""
+    for bar in BARS:
+        contender, quantity = (
+            ("ours", "share of the ceiling") if bar.peer == "ceiling" else (bar.peer, "time over ours")
+        )
+        hit = table[
+            (table["case"] == bar.case)
+            & (table["members"] == bar.members)
+            & (table["layout"] == bar.layout)
+            & (table["contender"] == contender)
+            & (table["quantity"] == quantity)
+        ]
+        if len(hit):
+            yield bar, float(hit["value"].iloc[0]), float(hit["se"].iloc[0])
+
+
+def text(table: pd.DataFrame) -> str:
+    """The table of times and ratios, and what was to be reached, for a terminal."""
+    lines = []
+    for (case, layout), group in table[table["quantity"] != "ceiling"].groupby(["case", "layout"], sort=False):
+        times = group[group["quantity"] == "time of a model-step"].pivot(
+            index="contender", columns="members", values="value"
+        )
+        ratios = group[group["quantity"] == "time over ours"].pivot(
+            index="contender", columns="members", values="value"
+        )
+        lines += ["", f"{case}, {layout}: ms of a model-step (over ours)"]
+        lines.append(" " * 34 + "".join(f"{f'E = {members}':>18}" for members in times.columns))
+        for name in [n for n in NAMES if n in times.index]:
+            cells = [f"{times.loc[name, m]:.4f} ({ratios.loc[name, m]:.2f})" for m in times.columns]
+            lines.append(f"{NAMES[name]:34}" + "".join(f"{cell:>18}" for cell in cells))
+    lines += ["", "What it should reach"]
+    for bar, value, error in bars(table):
+        peer = "share of the matmul ceiling" if bar.peer == "ceiling" else f"{NAMES[bar.peer]} over ours"
+        verdict = "met" if value >= bar.bar else "NOT met"
+        lines.append(
+            f"{bar.case:7} E={bar.members:<3} {bar.layout:12} {peer:42} {value:6.2f} +- {error:.2f}"
+            f"  (at least {bar.bar:g}: {verdict})"
+        )
+    return "\n".join(lines)
+
+
+def store(folder: Path, table: pd.DataFrame, parameters: dict[str, Any], seconds: float, device: str) -> Path:
+    """Write the record, as `vae.record` keeps all results; returns its folder."""
+    from datetime import UTC, datetime
+
+    import vae
+    from vae.record import write
+    from vae.record.keys import digest
+    from vae.record.provenance import circumstances, package_version, peak_memory_mb
+
+    class Config(vae.Config):
+        device: str
+
+    facts = circumstances(Config(device=device))
+    peers = ("jax", "pythae", "pyro-ppl", "lightning")
+    facts["versions"] |= {name: found for name in peers if (found := package_version(name))}
+    facts |= {
+        "part": f"speed/{folder.name}",
+        "key": digest(parameters),
+        "parameters": parameters,
+        "data": None,
+        "code": "",
+        "seconds": round(seconds, 1),
+        "peak_memory_mb": peak_memory_mb(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return write(folder, table, {}, facts).path

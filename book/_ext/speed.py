@@ -1,0 +1,181 @@
+"""`{speed} bars | times | models | jax | circumstances`: what `make bench` has recorded, as tables and figures."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from matplotlib.figure import Figure
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from benchmarks.contenders import NAMES
+from benchmarks.report import bars
+from vae import figures
+from vae.record import Record, project_root, read
+
+SHOWN = {"tiny": 36, "digits": 36, "mnist": 64}  # members in the figure of models
+TITLES = {"tiny": "tiny (8-4-8)", "digits": "digits (64-128-8)", "mnist": "MNIST (784-200-200-50)"}
+TWO_CORES = ["2 threads", "2 processes"]
+COLORS = {"ours": figures.BLUE, "eager": figures.SKY, "jax": figures.RED}
+
+
+def recorded() -> Record:
+    folder = project_root() / "results" / "speed" / "sweep"
+    if not folder.exists():
+        raise ValueError(f"{folder} is missing; measure with `make bench OUT=results/speed`")
+    return read(folder)
+
+
+def list_table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    yield from (":::{list-table}", ":header-rows: 1")
+    for row in [head, *rows]:
+        yield from (f"{'* -' if i == 0 else '  -'} {cell}" for i, cell in enumerate(row))
+    yield ":::"
+
+
+def bars_table(record: Record) -> Iterator[str]:
+    """What the trainer should reach, and what was measured."""
+    rows = []
+    for bar, value, error in bars(record.table):
+        what = "share of the matmul ceiling" if bar.peer == "ceiling" else f"{NAMES[bar.peer]}, over ours"
+        mark = "✓ met" if value >= bar.bar else "✗ **not met**"
+        where = f"{TITLES[bar.case]}, {bar.members} models, {bar.layout}"
+        rows.append([what, where, f"{value:.2f} ± {error:.2f}", f"{bar.bar:g}", mark])
+    return list_table(["Ratio", "Where", "Measured", "At least", ""], rows)
+
+
+def times_table(record: Record) -> Iterator[str]:
+    """ms of a model-step by case, layout and contender."""
+    found = figures.select(record.table, quantity="time of a model-step")
+    ratios = figures.select(record.table, quantity="time over ours")
+    keys = ["case", "layout", "contender", "members"]
+    over = ratios.set_index(keys)["value"]
+    sizes = sorted(found["members"].unique())
+    for case, group in found.groupby("case", sort=False):
+        rows = []
+        for (layout, name), some in group.groupby(["layout", "contender"], sort=False):
+            times = some.set_index("members")["value"]
+            cells = [f"{times[m]:.3g} ({over[case, layout, name, m]:.2f})" for m in sizes]
+            rows.append([str(layout), NAMES[str(name)], *cells])
+        yield from ("", f"**{TITLES[str(case)]}**", "")
+        yield from list_table(["Layout", "Trainer", *(f"{m:g} model{'s' if m > 1 else ''}" for m in sizes)], rows)
+
+
+def circumstances(record: Record) -> Iterator[str]:
+    """Where, when and with what this was measured."""
+    about = record.provenance
+    table = record.table
+    ceilings = figures.select(table, quantity="ceiling").groupby("layout", sort=False)["value"].max()
+    loads = [figures.select(table, quantity=f"load {when}")["value"].item() for when in ("before", "after")]
+    compiling = {
+        q: figures.select(table, quantity=f"{q} compilation").set_index("case")["value"] for q in ("cold", "warm")
+    }
+    commit = (about["commit"] or "unknown")[:7] + (" with uncommitted changes" if about["dirty"] else "")
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
+    yield from list_table(
+        ["What", "Value"],
+        [
+            ["Processor", f"{about['processor']}, {about['parameters']['cores']} cores"],
+            ["Matmul ceiling, GFLOP/s", ", ".join(f"{value:.0f} ({layout})" for layout, value in ceilings.items())],
+            ["Load of the machine", f"{loads[0]:.1f} before, {loads[1]:.1f} after; the run itself makes up to 2"],
+            *(
+                [f"Compiling, {TITLES[case]}", f"{cold:.1f} s cold, {compiling['warm'][case]:.1f} s warm"]
+                for case, cold in compiling["cold"].items()
+            ),
+            ["Rounds", f"{about['parameters']['rounds']}; errors are standard errors over rounds"],
+            ["Measured", f"{about['created'][:10]}, at commit {commit}, in {about['seconds'] / 60:.0f} minutes"],
+            ["Versions", versions],
+        ],
+    )
+
+
+def models(record: Record) -> tuple[Figure, str]:
+    """Time of a model-step on two cores, by trainer, each in the better of its two layouts."""
+    cases = [case for case in SHOWN if case in set(record.table["case"])]
+    figure, axes = figures.panels(len(cases), width=10.5, height=3.6)
+    for ax, case in zip(axes, cases, strict=True):
+        found = figures.select(
+            record.table, case=case, members=SHOWN[case], quantity="time of a model-step", layout=TWO_CORES
+        )
+        best = found.loc[found.groupby("contender")["value"].idxmin()].set_index("contender")
+        names = [name for name in NAMES if name in best.index]
+        for y, name in enumerate(names):
+            value, se = best.loc[name, "value"], best.loc[name, "se"]
+            ax.errorbar(value, y, xerr=se, marker="o", color=COLORS.get(name, figures.INK))
+            over = "" if name == "ours" else f"  {value / best.loc['ours', 'value']:.2g}×"
+            ax.annotate(over, (value, y), (3, 0), textcoords="offset points", va="center", fontsize=9.5)
+        low, high = best["value"].min(), best["value"].max()
+        ticks = [t for t in (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30) if low / 1.5 <= t <= high * 3]
+        figures.log_axis(ax, "x", ticks)
+        ax.set_xlim(low / 1.6, high * 4)
+        ax.set_yticks(range(len(names)), [NAMES[name] for name in names] if ax is axes[0] else [])
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.grid(axis="y", visible=False)
+        figures.name_axes(ax, "ms of a model-step", "", f"{TITLES[case]}, {SHOWN[case]} models")
+    alt = (
+        "Milliseconds of a model-step on two cores for each trainer and three sizes of model, on logarithmic axes, "
+        "with the ratio to ours. This trainer and JAX lie at the left, the loops over models to the right."
+    )
+    return figure, alt
+
+
+def against_jax(record: Record) -> tuple[Figure, str]:
+    """JAX's time over ours against the number of models."""
+    figure, axes = figures.panels(3, width=10.5, height=3.4)
+    layouts = ["1 thread", *TWO_CORES]
+    found = figures.select(record.table, quantity="time over ours", contender="jax")
+    ends = found["value"]
+    for ax, layout in zip(axes, layouts, strict=True):
+        labels = []
+        for case, color in zip(SHOWN, (figures.RED, figures.BLUE, figures.GREEN), strict=True):
+            some = found[(found["layout"] == layout) & (found["case"] == case)]
+            if len(some):
+                figures.series(ax, some, "members", color=color)
+                last = some.sort_values("members").iloc[-1]
+                labels.append((TITLES[case].split(" ")[0], float(last["members"]), float(last["value"]), color))
+        ax.axhline(1, color=figures.GREY)
+        figures.log_axis(ax, "x", sorted(found["members"].unique()))
+        figures.log_axis(
+            ax, "y", [t for t in (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3) if ends.min() / 1.4 < t < ends.max() * 1.4]
+        )
+        ax.set_ylim(ends.min() / 1.2, ends.max() * 1.2)
+        ax.set_xlim(0.8, 260)
+        figures.name_axes(ax, "models", "JAX's time over ours" if ax is axes[0] else "", layout)
+        figures.label(ax, labels)
+    alt = (
+        "JAX's time over ours against the number of models, for three layouts and three sizes of model. Above one this "
+        "trainer is faster, below one JAX is. The smallest model lies below one, and lowest where it is trained alone."
+    )
+    return figure, alt
+
+
+TABLES: dict[str, Callable[[Record], Iterator[str]]] = {
+    "bars": bars_table,
+    "times": times_table,
+    "circumstances": circumstances,
+}
+FIGURES: dict[str, Callable[[Record], tuple[Figure, str]]] = {"models": models, "jax": against_jax}
+
+
+class Speed(SphinxDirective):
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()  # the record lies outside this tree
+        record, what = recorded(), self.arguments[0]
+        if what in TABLES:
+            box = nodes.container(classes=["speed-box"])
+            self.state.nested_parse(StringList(list(TABLES[what](record)), "speed"), 0, box)
+            return [box]
+        with figures.mpl.rc_context(figures.STYLE):
+            figure, alt = FIGURES[what](record)
+            file = Path(self.env.srcdir) / "book" / f"speed-{what}.png"
+            figure.savefig(file)
+        return [nodes.figure("", nodes.image(uri=f"/book/{file.name}", alt=alt))]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("speed", Speed)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
