@@ -54,6 +54,13 @@ def test_chunks_of_rows_change_nothing(ensemble, chunk, normal):
     assert_close(parts, whole, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_scores_are_not_made_with_tf32(ensemble, monkeypatch):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    with pytest.raises(ValueError, match="must have the precision 'highest', got 'high'"):
+        ensemble.to("cuda", torch.float32).map_rows(lambda model, x: {"x": x}, torch.zeros(B, X, device="cuda"))
+
+
 def test_taken_members_are_the_same_models(ensemble, normal):
     x = normal(B, X)
     some = ensemble.take([2, 0])

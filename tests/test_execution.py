@@ -181,7 +181,7 @@ def test_a_step_at_a_counter_is_the_step(normal):
     """What a CUDA graph replays, without the graph."""
     seen = []
     stretch = (torch.arange(10).reshape(5, 2), normal(5, 3), normal(5, 1))
-    replayable, load = steps.at_counter(lambda *a: seen.append([t.clone() for t in a]), stretch)
+    replayable, load = steps.at_counter(lambda *a: seen.append([t.clone() for t in a]), stretch, 5)
     load(*stretch)
     for _ in range(5):
         replayable()

@@ -75,6 +75,12 @@ def test_logmeanexp_reads_the_number_of_samples_and_does_not_overflow(normal):
     assert_close(logmeanexp(x + 5000), logmeanexp(x) + 5000)
 
 
+def test_logmeanexp_of_single_precision_loses_nothing_to_the_sum(normal):
+    x = normal(20_011).float()
+    assert logmeanexp(x).dtype == torch.float32
+    assert logmeanexp(x) == logmeanexp(x.double()).float()
+
+
 def test_relative_weight_variance_against_sampling(normal):
     p = FullGaussian(normal(B, Z) * 0.2, torch.linalg.cholesky(torch.eye(Z).double() * 0.7 + 0.1).expand(B, Z, Z))
     q = DiagonalGaussian(torch.zeros(B, Z).double(), torch.zeros(B, Z).double())

@@ -45,12 +45,20 @@ class Ensemble:
 
         return torch.vmap(one, in_dims=(0, 0, *dims))(self.params, self.buffers, *args)
 
-    def map_rows(self, f: Callable[..., dict[str, Tensor]], *rows: Tensor, chunk: int = 1024) -> dict[str, Tensor]:
+    def map_rows(self, f: Callable[..., dict[str, Tensor]], *rows: Tensor, chunk: int = 128) -> dict[str, Tensor]:
         """f(model, *rows) of every member over data of any length: (E, N, ...) for each of f's named results (n, ...).
 
         `rows` are tensors (N, ...) that belong together; they go through in chunks of `chunk`, which bounds the memory
-        and changes nothing else: f treats rows one by one. No autograd.
+        and changes nothing else: f treats rows one by one. No autograd. ValueError: PyTorch was told to use TF32, which
+        is too coarse for a score in nats.
         """
+        first = next(iter(self.params.values()))
+        precision = torch.get_float32_matmul_precision()
+        if first.device.type == "cuda" and first.dtype == torch.float32 and precision != "highest":
+            raise ValueError(
+                f"float32 matrix products must have the precision 'highest', got {precision!r}; "
+                "call torch.set_float32_matmul_precision('highest') before scoring"
+            )
         parts = zip(*(tensor.split(chunk) for tensor in rows), strict=True)
         with torch.no_grad():
             results = [self.map(f, *part) for part in parts]

@@ -12,8 +12,11 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 def logmeanexp(x: Tensor, dim: int = 0) -> Tensor:
-    """log of the mean of exp(x) along `dim`; the number of samples is read from the tensor."""
-    return torch.logsumexp(x, dim) - math.log(x.shape[dim])
+    """log of the mean of exp(x) along `dim`, summed in float64 where there is one; the number of samples is read from
+    the tensor.
+    """
+    wide = x if x.device.type == "mps" else x.double()
+    return (torch.logsumexp(wide, dim) - math.log(x.shape[dim])).to(x.dtype)
 
 
 class DiagonalGaussian(NamedTuple):

@@ -4,6 +4,7 @@ computed, beyond rounding.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import shutil
@@ -130,7 +131,7 @@ def has_compiler(device: torch.device) -> bool:
     """Whether Inductor finds what it needs to make code for `device`."""
     if device.type == "cpu":
         return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))
-    return device.type == "cuda" and torch.utils._triton.has_triton()
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def _switch(variable: str) -> bool | None:

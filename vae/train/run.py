@@ -91,6 +91,7 @@ class Run:
             "values": job.rows.values.to(place),
             "stream": self.streams.of_member.to(place),
         }
+        self.longest = max(1, min(schedule.log_every, NOISE_BYTES // self.streams.step_bytes()))
         self.at = 0
         self.history: list[tuple[int, Tensor]] = []
         self.compile_seconds = 0.0
@@ -134,14 +135,13 @@ class Run:
                     raise RuntimeError("the step does not compile; leave compile out, and it runs eagerly") from error
                 log.warning("the step does not compile and runs eagerly: %s", error)
             self.compile_seconds = time.perf_counter() - begin
-        return captured(one, self.state, stretch) if job.device.type == "cuda" else each(one)
+        return captured(one, self.state, stretch, self.longest) if job.device.type == "cuda" else each(one)
 
     def stretches(self) -> Iterator[int]:
         """Lengths of the stretches from here to the end: as long as memory allows, ending at every row of history."""
         schedule, at = self.job.schedule, self.at
-        longest = max(1, NOISE_BYTES // self.streams.step_bytes())
         while at < schedule.steps:
-            length = min(longest, schedule.log_every - at % schedule.log_every, schedule.steps - at)
+            length = min(self.longest, schedule.log_every - at % schedule.log_every, schedule.steps - at)
             yield length
             at += length
 

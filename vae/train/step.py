@@ -122,12 +122,12 @@ def each(step: Step) -> Stretch:
     return run
 
 
-def captured(step: Step, state: Tree, example: tuple[Tensor, Tensor, Tensor]) -> Stretch:
-    """Consecutive steps as replays of one CUDA graph, which launch one thing each and wait for nothing. `example` is
-    the longest stretch that will come.
+def captured(step: Step, state: Tree, example: tuple[Tensor, Tensor, Tensor], longest: int) -> Stretch:
+    """Consecutive steps, `longest` at most, as replays of one CUDA graph, which launch one thing each and wait for
+    nothing.
     """
     leaves = tree_flatten(state)[0]
-    replayable, load = at_counter(step, example)
+    replayable, load = at_counter(step, example, longest)
     load(*example)
     before = [leaf.clone() for leaf in leaves]
     side = torch.cuda.Stream()
@@ -151,17 +151,18 @@ def captured(step: Step, state: Tree, example: tuple[Tensor, Tensor, Tensor]) ->
 
 
 def at_counter(
-    step: Step, example: tuple[Tensor, Tensor, Tensor]
+    step: Step, example: tuple[Tensor, Tensor, Tensor], longest: int
 ) -> tuple[Callable[[], None], Callable[[Tensor, Tensor, Tensor], None]]:
     """The step without arguments, which are read from buffers at a counter that it moves on; and the function that
-    fills the buffers, as long as `example`, with a stretch and sets the counter to its beginning.
+    fills the buffers with a stretch like `example` and sets the counter to its beginning.
     """
-    buffers = tuple(torch.empty_like(tensor) for tensor in example)
+    # Zeros are legal arguments, which a capture's warm-up may meet behind a short first stretch.
+    buffers = tuple(tensor.new_zeros((longest, *tensor.shape[1:])) for tensor in example)
     counter = torch.zeros(1, dtype=torch.int64, device=example[0].device)
 
     def replayable() -> None:
         step(*(buffer.index_select(0, counter).squeeze(0) for buffer in buffers))
-        counter.add_(1).remainder_(len(buffers[0]))
+        counter.add_(1).remainder_(longest)
 
     def load(*stretch: Tensor) -> None:
         for buffer, tensor in zip(buffers, stretch, strict=True):
