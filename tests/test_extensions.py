@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
@@ -119,3 +120,57 @@ def test_the_scoreboard_keeps_the_chapters_claims_apart():
 def test_docstrings_are_plain_text_with_code():
     shown = load("api").plain("`x_hat` is |x| times *args; sigma_ and `a*b`")
     assert shown == r"``x_hat`` is \|x\| times \*args; sigma\_ and ``a*b``"
+
+
+@pytest.fixture
+def speed(tmp_path):
+    """The extension, and a record with two trainers."""
+    from benchmarks import report
+    from vae.record import read
+
+    keys = {"cpu": 1.0, "memory": 100.0, "compile_seconds": 0.0, "flops": 12.8e6}
+    rows = [
+        keys | {"case": case, "layout": layout, "contender": name, "members": members, "round": number, "wall": wall}
+        for case, members in (("digits", 36), ("mnist", 64))
+        for layout in ("1 thread", "2 threads", "2 processes")
+        for name, wall in (("ours", 0.5), ("jax", 0.7), ("ceiling", 20.0))
+        for number in range(2)
+    ]
+    single = [{"quantity": f"load {when}", "value": 0.5} for when in ("before", "after")]
+    single += [{"quantity": f"{how} compilation", "case": "digits", "value": 3.25} for how in ("cold", "warm")]
+    table = pd.concat([report.summary(rows), pd.DataFrame(single)], ignore_index=True)
+    parameters = {"cases": ["digits", "mnist"], "rounds": 2, "cores": 2}
+    return load("speed"), read(report.store(tmp_path / "sweep", table, parameters, 120.0, "cpu"))
+
+
+def test_the_page_on_speed_says_which_bars_are_met(speed):
+    extension, record = speed
+    text = "\n".join(extension.bars_table(record))
+    assert "JAX jit(vmap), scan, over ours" in text
+    assert "1.40 ± 0.00" in text
+    assert text.count("✓ met") == 4
+    assert "**not met**" not in text
+
+
+def test_the_page_on_speed_shows_every_time_and_its_circumstances(speed):
+    extension, record = speed
+    text = "\n".join(extension.times_table(record))
+    assert text.count("0.7 (1.40)") == text.count("0.5 (1.00)") == 6
+    about = "\n".join(extension.circumstances(record))
+    assert "3.2 s cold" in about
+    assert "0.5 before, 0.5 after" in about
+    assert "in 2 minutes" in about
+
+
+@pytest.mark.parametrize("name", ["models", "against_jax"])
+def test_figures_of_speed_have_an_alternative_text(speed, name):
+    extension, record = speed
+    figure, alt = getattr(extension, name)(record)
+    assert len(alt) > 80
+    assert all(ax.get_title() for ax in figure.axes)
+
+
+def test_without_a_record_of_speed_the_build_says_how_to_make_one(speed, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed[0], "project_root", lambda: tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="sweep is missing; measure with `make bench OUT=results/speed`"):
+        speed[0].recorded()

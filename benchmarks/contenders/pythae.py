@@ -1,4 +1,4 @@
-"""Pythae: its VAE and its trainer, whole epochs at a time."""
+"""Pythae: its VAE and its trainer, whole epochs at a time, in which the last minibatch is a short one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """`{speed} bars | times | models | jax | circumstances`: what `make bench` has recorded, as tables and figures."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from benchmarks.contenders import NAMES
-from benchmarks.report import bars
 from vae import figures
 from vae.record import Record, project_root, read
+
+sys.path.append(str(project_root()))  # benchmarks/ is no installed package
+from benchmarks.contenders import NAMES  # noqa: E402
+from benchmarks.report import bars  # noqa: E402
 
 SHOWN = {"tiny": 36, "digits": 36, "mnist": 64}  # members in the figure of models
 TITLES = {"tiny": "tiny (8-4-8)", "digits": "digits (64-128-8)", "mnist": "MNIST (784-200-200-50)"}

@@ -1,0 +1,121 @@
+"""The benchmark is fair before it is fast: equal results, and a table of what was measured. No test asserts a time."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks import cases, protocol, report
+from benchmarks.cases import CASES
+from benchmarks.contenders import FED, NAMES, STACKED
+from benchmarks.worker import Worker
+
+TINY = CASES["tiny"]
+
+
+def test_the_judge_is_the_elbo_of_the_package(normal):
+    """Its loss, in NumPy, of the weights that everybody starts from."""
+    from benchmarks.contenders.ours import Contender, objective
+
+    case = CASES["digits"]
+    ours = Contender.__new__(Contender)
+    ours.case, ours.dtype = case, torch.float64
+    ensemble = ours._ensemble(2)
+    x, eps = torch.from_numpy(cases.data(case, "float64")[:31]), normal(31, case.z_dim)
+    theirs = -ensemble.map(lambda model: objective(model, x, eps[None], {"beta": 1.0})).mean(1)
+    found = cases.loss(case, cases.weights(case, 2, "float64"), x.numpy(), eps.numpy())
+    np.testing.assert_allclose(found, theirs.numpy(), rtol=1e-12)
+
+
+def test_work_is_counted_as_it_is():
+    assert CASES["digits"].parameters == 64 * 128 + 128 + 128 * 16 + 16 + 8 * 128 + 128 + 128 * 64 + 64
+    assert CASES["digits"].flops == pytest.approx(12.8e6, rel=0.01)
+    assert CASES["mnist"].flops == pytest.approx(285.2e6, rel=0.01)
+
+
+def test_members_start_differently_and_each_the_same_in_any_company():
+    some, more = cases.weights(TINY, 2), cases.weights(TINY, 5)
+    assert all(np.array_equal(a, b[:2]) for a, b in zip(some, more, strict=True))
+    assert not np.array_equal(more[0][0], more[0][1])
+    assert np.array_equal(cases.weights(TINY, 1, first=3)[0][0], more[0][3])
+
+
+def test_whoever_can_be_fed_ends_at_the_same_loss():
+    """In float64; `make bench-check` asks all cases, in both precisions, of all contenders."""
+    found = protocol.compare("tiny", "float64")
+    assert {"ours", "eager", "slices", "dataloader"} <= set(found) <= set(FED)
+    assert max(found.values()) <= protocol.LIMITS["float64"], found
+
+
+def test_who_differs_is_not_timed(monkeypatch):
+    monkeypatch.setattr(protocol, "compare", lambda case, dtype: {"ours": 2e-5})
+    with pytest.raises(RuntimeError, match="this trainer differs by 2.0e-05 on tiny in float32: not timed"):
+        protocol.check(lambda line: None, ["tiny"])
+    monkeypatch.setattr(protocol, "compare", lambda case, dtype: {"ours": float("nan")})
+    with pytest.raises(RuntimeError, match="not timed"):
+        protocol.check(lambda line: None, ["tiny"])
+    monkeypatch.setattr(protocol, "compare", lambda case, dtype: {})
+    monkeypatch.setattr(protocol, "compare_foreign", lambda case: {"pyro": (0.31, 0.1)})
+    with pytest.raises(RuntimeError, match=r"Pyro ends \+0.310 \+- 0.100 nats from ours: not timed"):
+        protocol.check(lambda line: None, ["tiny"])
+
+
+def test_a_worker_says_what_went_wrong():
+    worker = Worker("slices", "tiny", 2)
+    assert worker.result()["step_members"] == 1
+    assert worker.ask("run", 3)[0] == 3
+    with pytest.raises(RuntimeError, match=r"slices tiny E=2 float32 failed:\n(.|\n)*no attribute 'walk'"):
+        worker.ask("walk")
+    worker.stop()
+    assert not worker.process.is_alive()
+
+
+def rows(times, layout="2 threads", case="digits"):
+    """As `protocol.measure` returns them: (contender, members) -> its time in each round."""
+    keys = {"case": case, "layout": layout, "cpu": 1.0, "memory": 100.0, "compile_seconds": 0.0, "flops": 12.8e6}
+    return [
+        keys | {"contender": name, "members": members, "round": number, "wall": wall}
+        for (name, members), walls in times.items()
+        for number, wall in enumerate(walls)
+    ]
+
+
+def test_ratios_are_taken_within_a_round():
+    table = report.summary(
+        rows({("ours", 8): [1, 2, 4], ("jax", 8): [2, 4, 8], ("slices", 1): [5, 10, 20], ("ceiling", 1): [20, 20, 20]})
+    )
+    over = table[table["quantity"] == "time over ours"].set_index("contender")
+    assert over["value"].to_dict() == {"ours": 1, "jax": 2, "slices": 5}
+    assert (over["se"] == 0).all()
+    time = table[(table["quantity"] == "time of a model-step") & (table["contender"] == "jax")].iloc[0]
+    assert (time["value"], time["best"], time["n"]) == (4, 2, 3)
+    assert time["se"] == pytest.approx(pd.Series([2, 4, 8]).std() / 3**0.5)
+    share = table[(table["quantity"] == "share of the ceiling") & (table["contender"] == "ours")].iloc[0]
+    assert share["value"] == pytest.approx((12.8e6 / 2) / (2 * 1024**3 / 20))
+
+
+@pytest.mark.parametrize(("jax", "verdict"), [(1.3, "met"), (1.1, "NOT met")])
+def test_bars_are_met_or_not_and_left_out_where_nothing_was_measured(jax, verdict):
+    table = report.summary(rows({("ours", 36): [1.0, 1.0], ("jax", 36): [jax, jax]}))
+    ((bar, value, error),) = report.bars(table)
+    assert (bar.peer, bar.bar, value, error) == ("jax", 1.2, jax, 0)
+    assert f"(at least 1.2: {verdict})" in report.text(table)
+
+
+def test_the_record_is_one_of_ours(tmp_path):
+    from vae.record import read
+
+    table = report.summary(rows({("ours", 36): [1.0, 1.5], ("jax", 36): [1.0, 1.0]}))
+    path = report.store(tmp_path / "sweep", table, {"cases": ["digits"], "rounds": 2}, 12.3, "cpu")
+    record = read(path)
+    assert record.part == "speed/sweep"
+    assert record.provenance["parameters"]["rounds"] == 2
+    pd.testing.assert_frame_equal(record.table, table, check_dtype=False)
+
+
+def test_every_contender_is_named_once():
+    modules = {path.stem for path in (Path(protocol.__file__).parent / "contenders").glob("*.py")}
+    assert modules - {"__init__", "torch_model", "ceiling"} == set(NAMES)
+    assert set(FED) | set(STACKED) <= set(NAMES)
