@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compare results, time nothing")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--members", nargs="+", type=int, default=list(SIZES), metavar="E")
+    parser.add_argument("--contenders", nargs="+", choices=list(NAMES), default=list(NAMES), help="whom to time")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: this trainer alone, on a GPU")
     parser.add_argument("--out", type=Path, default=Path("_build/speed"), help="folder of the record (results/speed)")
@@ -54,7 +55,7 @@ def main() -> None:
     else:
         for case in options.cases:
             for layout in protocol.LAYOUTS:
-                rows += protocol.measure(case, layout, options.members, options.rounds, say)
+                rows += protocol.measure(case, layout, options.members, options.rounds, say, options.contenders)
             single += [
                 {"case": case, "layout": "1 thread", "contender": "ceiling", "quantity": name, "value": value,
                  "unit": "GFLOP/s" if "product" in name else "ns per value"}

@@ -53,10 +53,12 @@ def compare(case_name: str, dtype: str, members: int = 3) -> dict[str, float]:
     index, eps = cases.inputs(case, members, STEPS, dtype)
     rng = np.random.default_rng(3)
     x, noise = cases.data(case)[:256], rng.normal(size=(256, case.z_dim))
-    losses = {}
-    for name in present(FED):
-        with started([Worker(name, case_name, members, dtype)]) as (worker,):
-            losses[name] = cases.loss(case, worker.ask("replay", index, eps), x, noise)
+    names = present(FED)
+    with started([Worker(name, case_name, members, dtype) for name in names]) as workers:
+        losses = {
+            name: cases.loss(case, worker.ask("replay", index, eps), x, noise)
+            for name, worker in zip(names, workers, strict=True)
+        }
     return {name: float(np.abs(loss / losses["slices"] - 1).max()) for name, loss in losses.items()}
 
 
@@ -110,14 +112,16 @@ class Entry(NamedTuple):
     compile_seconds: float
 
 
-def measure(case_name: str, layout: Layout, sizes: Sequence[int], rounds: int, say: Say) -> list[dict[str, Any]]:
+def measure(
+    case_name: str, layout: Layout, sizes: Sequence[int], rounds: int, say: Say, names: Sequence[str] = tuple(NAMES)
+) -> list[dict[str, Any]]:
     """One row for each contender, number of members and round: ms of wall and of CPU per model-step.
 
     Everybody waits in a process of his own while one works a block; then the next one does, A B C A B C.
     """
     case = CASES[case_name]
     entries = [("ceiling", 1)]
-    for name in present():
+    for name in present(names):
         # A loop that trains one model after another takes as long for each, however many there are.
         entries += [
             (name, size) for size in (sizes if name in STACKED else (1,)) if size >= layout.processes or size == 1
@@ -216,9 +220,11 @@ def _at_work(entries: Sequence[tuple[str, int]], case_name: str, layout: Layout)
                 for share, core in zip(shares, cores, strict=False)
             ]
             everybody.append(Entry(name, members, workers, [], 0.0))
-            about = [worker.result() for worker in workers]
-            everybody[-1] = Entry(
-                name, members, workers, [a["step_members"] for a in about], max(a["compile_seconds"] for a in about)
+        for i, entry in enumerate(everybody):  # they start at the same time
+            about = [worker.result() for worker in entry.workers]
+            everybody[i] = entry._replace(
+                step_members=[a["step_members"] for a in about],
+                compile_seconds=max(a["compile_seconds"] for a in about),
             )
         yield everybody
     finally:
