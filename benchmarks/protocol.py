@@ -144,7 +144,7 @@ def measure(
                      "round": number, "wall": 1e3 / rate, "cpu": 1e3 * cpu / trained}
                 )  # fmt: skip
         for entry in everybody:
-            memory = sum(worker.ask("memory") for worker in entry.workers)
+            memory = sum(worker.ask("memory") or math.nan for worker in entry.workers)
             times = [row["wall"] for row in rows if (row["contender"], row["members"]) == entry[:2]]
             say(
                 f"{case_name:7} {layout.name:12} {NAMES.get(entry.contender, entry.contender):32} E={entry.members:<3}"
