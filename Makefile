@@ -23,7 +23,7 @@ help:
 	@echo "             PROFILE=full builds the published book from the committed records; JOBS=2 notebooks at a time"
 	@echo "make test    pytest, every notebook again (nbval), the checks of the built book"
 	@echo "make lint    ruff on code and notebooks, mypy on vae/"
-	@echo "make bench   how fast the trainer is beside its peers, about half an hour; DEVICE=cuda; OUT=results/speed publishes"
+	@echo "make bench   how fast the trainer is beside its peers, up to an hour; DEVICE=cuda; OUT=results/speed publishes"
 	@echo "make lab     JupyterLab on the notebooks"
 	@echo "make serve   the built book on http://127.0.0.1:$(PORT) (PROFILE=..., PORT=...)"
 	@echo "make venv    only the environment; TORCH=cpu|cuda chooses PyTorch's build, PYTHON=... the interpreter"

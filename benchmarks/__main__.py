@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=list(NAMES), default=list(NAMES), help="whom to time")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: this trainer alone, on a GPU")
-    parser.add_argument("--out", type=Path, default=Path("_build/speed"), help="folder of the record (results/speed)")
+    parser.add_argument("--out", type=Path, default=Path("_build/speed"), help="where each case's record is put")
     options = parser.parse_args()
     if options.rounds < 2 or min(options.members) < 1:
         parser.error("--rounds must be at least 2 and --members at least 1")
@@ -41,46 +41,50 @@ def main() -> None:
     absent = [NAMES[name] for name in NAMES if name not in protocol.present()]
     if absent:
         say(f"not installed, so left out: {', '.join(absent)} (pip install -e '.[bench]' -c constraints.txt)")
-    begin, before = time.monotonic(), protocol.load()
+    for case in options.cases:
+        run(case, options)
 
-    checks = protocol.check(say, options.cases)
+
+def run(case: str, options: argparse.Namespace) -> None:
+    """One case: equal results, times, its record."""
+    begin, before = time.monotonic(), protocol.load()
+    checks = protocol.check(say, case)
     if options.check:
-        say("equal results")
         return
-    rows, single = [], []
+    single = []
     if options.device == "cuda":
-        rows = [
-            row for case in options.cases for row in protocol.measure_gpu(case, max(options.members), options.rounds)
-        ]
+        rows = protocol.measure_gpu(case, max(options.members), options.rounds)
     else:
-        for case in options.cases:
-            for layout in protocol.LAYOUTS:
-                rows += protocol.measure(case, layout, options.members, options.rounds, say, options.contenders)
-            single += [
-                {"case": case, "layout": "1 thread", "contender": "ceiling", "quantity": name, "value": value,
-                 "unit": "GFLOP/s" if "product" in name else "ns per value"}
-                for name, value in protocol.operations(case).items()
-            ]  # fmt: skip
-            members = max(m for m in options.members if m <= 36)
-            single += [
-                {"case": case, "layout": "1 thread", "contender": "ours", "members": members, "unit": "s",
-                 "quantity": f"{name} compilation", "value": value}
-                for name, value in protocol.compile_times(case, members).items()
-            ]  # fmt: skip
+        rows = [
+            row
+            for layout in protocol.LAYOUTS
+            for row in protocol.measure(case, layout, options.members, options.rounds, say, options.contenders)
+        ]
+        single += [
+            {"layout": "1 thread", "contender": "ceiling", "quantity": name, "value": value,
+             "unit": "GFLOP/s" if "product" in name else "ns per value"}
+            for name, value in protocol.operations(case).items()
+        ]  # fmt: skip
+        members = max((m for m in options.members if m <= 36), default=options.members[0])
+        single += [
+            {"layout": "1 thread", "contender": "ours", "members": members, "unit": "s",
+             "quantity": f"{name} compilation", "value": value}
+            for name, value in protocol.compile_times(case, members).items()
+        ]  # fmt: skip
+        time.sleep(30)  # so that our own load dies away
     after = protocol.load()
     single += [{"quantity": f"load {when}", "value": value} for when, value in (("before", before), ("after", after))]
-    table = pd.concat([report.summary(rows), pd.DataFrame([*single, *checks])], ignore_index=True)
-    say(report.text(table.dropna(subset=["members"]).astype({"members": int})))
+    table = report.summary(rows)
+    say(report.text(table))
     for row in single:
-        say(f"{row.get('case', '')} {row['quantity']}: {row['value']:.3g} {row.get('unit', '')}")
+        say(f"{case:7} {row['quantity']}: {row['value']:.3g} {row.get('unit', '')}")
     if max(before, after) > protocol.MAX_LOAD:
-        say(
-            f"The load was {before:.1f} before and {after:.1f} after, above {protocol.MAX_LOAD}: no verdict, no record."
-        )
+        say(f"load {before:.1f} before and {after:.1f} after, above {protocol.MAX_LOAD}: no verdict, no record")
         sys.exit(1)
-    parameters = {name: getattr(options, name) for name in ("cases", "members", "rounds")} | {"cores": os.cpu_count()}
-    name = "sweep" if options.device == "cpu" else "gpu"
-    say(f"{report.store(options.out / name, table, parameters, time.monotonic() - begin, options.device)}")
+    table = pd.concat([table, pd.DataFrame([row | {"case": case} for row in [*single, *checks]])], ignore_index=True)
+    parameters = {"members": options.members, "rounds": options.rounds, "cores": os.cpu_count()}
+    folder = options.out / (case if options.device == "cpu" else f"{case}-gpu")
+    say(f"{report.store(folder, table, parameters, time.monotonic() - begin, options.device)}")
 
 
 if __name__ == "__main__":

@@ -52,14 +52,14 @@ def test_whoever_can_be_fed_ends_at_the_same_loss():
 def test_who_differs_is_not_timed(monkeypatch):
     monkeypatch.setattr(protocol, "compare", lambda case, dtype: {"ours": 2e-5})
     with pytest.raises(RuntimeError, match="this trainer differs by 2.0e-05 on tiny in float32: not timed"):
-        protocol.check(lambda line: None, ["tiny"])
+        protocol.check(lambda line: None, "tiny")
     monkeypatch.setattr(protocol, "compare", lambda case, dtype: {"ours": float("nan")})
     with pytest.raises(RuntimeError, match="not timed"):
-        protocol.check(lambda line: None, ["tiny"])
+        protocol.check(lambda line: None, "tiny")
     monkeypatch.setattr(protocol, "compare", lambda case, dtype: {})
     monkeypatch.setattr(protocol, "compare_foreign", lambda case: {"pyro": (0.31, 0.1)})
     with pytest.raises(RuntimeError, match=r"Pyro ends \+0.310 \+- 0.100 nats from ours: not timed"):
-        protocol.check(lambda line: None, ["tiny"])
+        protocol.check(lambda line: None, "digits")
 
 
 def test_a_worker_says_what_went_wrong():
@@ -108,9 +108,9 @@ def test_the_record_is_one_of_ours(tmp_path):
     from vae.record import read
 
     table = report.summary(rows({("ours", 36): [1.0, 1.5], ("jax", 36): [1.0, 1.0]}))
-    path = report.store(tmp_path / "sweep", table, {"cases": ["digits"], "rounds": 2}, 12.3, "cpu")
+    path = report.store(tmp_path / "digits", table, {"cases": ["digits"], "rounds": 2}, 12.3, "cpu")
     record = read(path)
-    assert record.part == "speed/sweep"
+    assert record.part == "speed/digits"
     assert record.provenance["parameters"]["rounds"] == 2
     pd.testing.assert_frame_equal(record.table, table, check_dtype=False)
 

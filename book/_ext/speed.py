@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pandas as pd
 from docutils import nodes
 from docutils.statemachine import StringList
 from matplotlib.figure import Figure
@@ -24,11 +25,19 @@ TWO_CORES = ["2 threads", "2 processes"]
 COLORS = {"ours": figures.BLUE, "eager": figures.SKY, "jax": figures.RED}
 
 
-def recorded() -> Record:
-    folder = project_root() / "results" / "speed" / "sweep"
-    if not folder.exists():
-        raise ValueError(f"{folder} is missing; measure with `make bench OUT=results/speed`")
-    return read(folder)
+class Speed(NamedTuple):
+    """The records of all cases, each of one run, and their tables under each other."""
+
+    records: dict[str, Record]
+    table: pd.DataFrame
+
+
+def recorded() -> Speed:
+    folder = project_root() / "results" / "speed"
+    records = {case: read(folder / case) for case in SHOWN if (folder / case).exists()}
+    if not records:
+        raise ValueError(f"{folder} holds no record; measure with `make bench OUT=results/speed`")
+    return Speed(records, pd.concat([record.table for record in records.values()], ignore_index=True))
 
 
 def list_table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
@@ -38,10 +47,10 @@ def list_table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
     yield ":::"
 
 
-def bars_table(record: Record) -> Iterator[str]:
+def bars_table(speed: Speed) -> Iterator[str]:
     """What the trainer should reach, and what was measured."""
     rows = []
-    for bar, value, error in bars(record.table):
+    for bar, value, error in bars(speed.table):
         what = "share of the matmul ceiling" if bar.peer == "ceiling" else f"{NAMES[bar.peer]}, over ours"
         mark = "✓ met" if value >= bar.bar else "✗ **not met**"
         where = f"{TITLES[bar.case]}, {bar.members} models, {bar.layout}"
@@ -49,15 +58,14 @@ def bars_table(record: Record) -> Iterator[str]:
     return list_table(["Ratio", "Where", "Measured", "At least", ""], rows)
 
 
-def times_table(record: Record) -> Iterator[str]:
+def times_table(speed: Speed) -> Iterator[str]:
     """ms of a model-step by case, layout and contender."""
-    found = figures.select(record.table, quantity="time of a model-step")
-    ratios = figures.select(record.table, quantity="time over ours")
+    found = figures.select(speed.table, quantity="time of a model-step")
+    ratios = figures.select(speed.table, quantity="time over ours")
     keys = ["case", "layout", "contender", "members"]
     over = ratios.set_index(keys)["value"]
-    sizes = sorted(found["members"].unique())
     for case, group in found.groupby("case", sort=False):
-        rows = []
+        rows, sizes = [], sorted(group["members"].unique())
         for (layout, name), some in group.groupby(["layout", "contender"], sort=False):
             times = some.set_index("members")["value"]
             cells = [f"{times[m]:.3g} ({over[case, layout, name, m]:.2f})" for m in sizes]
@@ -66,41 +74,35 @@ def times_table(record: Record) -> Iterator[str]:
         yield from list_table(["Layout", "Trainer", *(f"{m:g} model{'s' if m > 1 else ''}" for m in sizes)], rows)
 
 
-def circumstances(record: Record) -> Iterator[str]:
-    """Where, when and with what this was measured."""
-    about = record.provenance
-    table = record.table
-    ceilings = figures.select(table, quantity="ceiling").groupby("layout", sort=False)["value"].max()
-    loads = [figures.select(table, quantity=f"load {when}")["value"].item() for when in ("before", "after")]
-    compiling = {
-        q: figures.select(table, quantity=f"{q} compilation").set_index("case")["value"] for q in ("cold", "warm")
-    }
-    commit = (about["commit"] or "unknown")[:7] + (" with uncommitted changes" if about["dirty"] else "")
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
-    yield from list_table(
-        ["What", "Value"],
-        [
+def circumstances(speed: Speed) -> Iterator[str]:
+    """Where, when and with what each case was measured."""
+    rows = []
+    for case, record in speed.records.items():
+        about, table = record.provenance, record.table
+        ceilings = figures.select(table, quantity="ceiling").groupby("layout", sort=False)["value"].max()
+        loads = [figures.select(table, quantity=f"load {when}")["value"].item() for when in ("before", "after")]
+        cold, warm = (figures.select(table, quantity=f"{how} compilation")["value"].item() for how in ("cold", "warm"))
+        commit = (about["commit"] or "unknown")[:7] + (" with uncommitted changes" if about["dirty"] else "")
+        versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
+        rows += [
+            [f"**{TITLES[case]}**", f"{about['created'][:10]}, commit {commit}, {about['seconds'] / 60:.0f} minutes"],
             ["Processor", f"{about['processor']}, {about['parameters']['cores']} cores"],
             ["Matmul ceiling, GFLOP/s", ", ".join(f"{value:.0f} ({layout})" for layout, value in ceilings.items())],
-            ["Load of the machine", f"{loads[0]:.1f} before, {loads[1]:.1f} after; the run itself makes up to 2"],
-            *(
-                [f"Compiling, {TITLES[case]}", f"{cold:.1f} s cold, {compiling['warm'][case]:.1f} s warm"]
-                for case, cold in compiling["cold"].items()
-            ),
+            ["Load of the machine", f"{loads[0]:.1f} before, {loads[1]:.1f} after"],
+            ["Compiling", f"{cold:.1f} s with an empty cache, {warm:.1f} s with a full one"],
             ["Rounds", f"{about['parameters']['rounds']}; errors are standard errors over rounds"],
-            ["Measured", f"{about['created'][:10]}, at commit {commit}, in {about['seconds'] / 60:.0f} minutes"],
             ["Versions", versions],
-        ],
-    )
+        ]
+    return list_table(["What", "Value"], rows)
 
 
-def models(record: Record) -> tuple[Figure, str]:
+def models(speed: Speed) -> tuple[Figure, str]:
     """Time of a model-step on two cores, by trainer, each in the better of its two layouts."""
-    cases = [case for case in SHOWN if case in set(record.table["case"])]
+    cases = [case for case in SHOWN if case in set(speed.table["case"])]
     figure, axes = figures.panels(len(cases), width=10.5, height=3.6)
     for ax, case in zip(axes, cases, strict=True):
         found = figures.select(
-            record.table, case=case, members=SHOWN[case], quantity="time of a model-step", layout=TWO_CORES
+            speed.table, case=case, members=SHOWN[case], quantity="time of a model-step", layout=TWO_CORES
         )
         best = found.loc[found.groupby("contender")["value"].idxmin()].set_index("contender")
         names = [name for name in NAMES if name in best.index]
@@ -124,11 +126,11 @@ def models(record: Record) -> tuple[Figure, str]:
     return figure, alt
 
 
-def against_jax(record: Record) -> tuple[Figure, str]:
+def against_jax(speed: Speed) -> tuple[Figure, str]:
     """JAX's time over ours against the number of models."""
     figure, axes = figures.panels(3, width=10.5, height=3.4)
     layouts = ["1 thread", *TWO_CORES]
-    found = figures.select(record.table, quantity="time over ours", contender="jax")
+    found = figures.select(speed.table, quantity="time over ours", contender="jax")
     ends = found["value"]
     for ax, layout in zip(axes, layouts, strict=True):
         labels = []
@@ -149,36 +151,36 @@ def against_jax(record: Record) -> tuple[Figure, str]:
         figures.label(ax, labels)
     alt = (
         "JAX's time over ours against the number of models, for three layouts and three sizes of model. Above one this "
-        "trainer is faster, below one JAX is. The smallest model lies below one, and lowest where it is trained alone."
+        "trainer is faster, below one JAX is."
     )
     return figure, alt
 
 
-TABLES: dict[str, Callable[[Record], Iterator[str]]] = {
+TABLES: dict[str, Callable[[Speed], Iterator[str]]] = {
     "bars": bars_table,
     "times": times_table,
     "circumstances": circumstances,
 }
-FIGURES: dict[str, Callable[[Record], tuple[Figure, str]]] = {"models": models, "jax": against_jax}
+FIGURES: dict[str, Callable[[Speed], tuple[Figure, str]]] = {"models": models, "jax": against_jax}
 
 
-class Speed(SphinxDirective):
+class SpeedDirective(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()  # the record lies outside this tree
-        record, what = recorded(), self.arguments[0]
+        speed, what = recorded(), self.arguments[0]
         if what in TABLES:
             box = nodes.container(classes=["speed-box"])
-            self.state.nested_parse(StringList(list(TABLES[what](record)), "speed"), 0, box)
+            self.state.nested_parse(StringList(list(TABLES[what](speed)), "speed"), 0, box)
             return [box]
         with figures.mpl.rc_context(figures.STYLE):
-            figure, alt = FIGURES[what](record)
+            figure, alt = FIGURES[what](speed)
             file = Path(self.env.srcdir) / "book" / f"speed-{what}.png"
             figure.savefig(file)
         return [nodes.figure("", nodes.image(uri=f"/book/{file.name}", alt=alt))]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    app.add_directive("speed", Speed)
+    app.add_directive("speed", SpeedDirective)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
