@@ -79,6 +79,14 @@ def test_compiled_equals_eager_in_float64_and_repeats_bit_for_bit(data):
 
 
 @needs_compiler
+def test_compiled_chunks_may_hold_different_numbers_of_streams(data):
+    members = [{"seed": s, "beta": b} for s in (0, 1, 2) for b in (0.5, 1.0, 2.0, 4.0, 8.0)]
+    ours = run(data, members=members, compile=True, chunk=4, workers=1)
+    assert len({len({members[i]["seed"] for i in chunk}) for chunk in ours.plan.chunks}) > 1
+    agree(ours, run(data, members=members, compile=False))
+
+
+@needs_compiler
 def test_compiled_equals_eager_in_float32_after_200_steps(data):
     schedule = Schedule(steps=200, batch_size=11, learning_rate=1e-3)
     a, b = (run(data, torch.float32, schedule, compile=compile_) for compile_ in (True, False))

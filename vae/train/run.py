@@ -23,7 +23,7 @@ from vae.train.streams import Draws, Rows, Streams
 log = logging.getLogger(__name__)
 
 NOISE_BYTES = 32 * 2**20  # of noise drawn ahead at most
-_programs: dict[str, Any] = {}  # the compiled step of this process's latest run: its chunks all have one shape
+_programs: dict[tuple[str, int], Any] = {}  # compiled steps of this process's latest run, by the number of streams
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,13 @@ class Run:
         if job.plan.compile:
             begin = time.perf_counter()
             try:
-                if job.run not in _programs:
-                    _programs.clear()
-                    index, eps, rates = (tensor[0] for tensor in stretch)
-                    _programs[job.run] = compiled(step, self.state, self.given, (index, eps, rates))
-                one = _programs[job.run](self.state, self.given)
+                index, eps, rates = (tensor[0] for tensor in stretch)
+                key = job.run, len(index)  # members are equally many in all chunks, their streams are not
+                if key not in _programs:
+                    for old in [old for old in _programs if old[0] != job.run]:
+                        del _programs[old]
+                    _programs[key] = compiled(step, self.state, self.given, (index, eps, rates))
+                one = _programs[key](self.state, self.given)
             except Exception as error:  # a compiler fails in any way it likes
                 if job.plan.forced:
                     raise RuntimeError("the step does not compile; leave compile out, and it runs eagerly") from error
@@ -185,7 +187,8 @@ def trained(job: Job, progress: Callable[[int], None] = lambda step: None) -> Ou
         ahead = _next(run.streams, lengths)  # drawn while a GPU is at work on the stretch before
         if run.at % job.schedule.log_every == 0 or ahead is None:
             progress(run.at)
-        if job.file is not None and time.time() - saved >= job.checkpoint_seconds:
+        since = job.started if ahead is None else saved  # a finished chunk is kept, however short it was
+        if job.file is not None and time.time() - since >= job.checkpoint_seconds:
             run.save(job.file, draws.noise_states)
             saved = time.time()
     return run.outcome()
