@@ -409,16 +409,28 @@ def test_the_checkpoints_of_another_run_are_refused(data, tmp_path):
 
 
 def test_long_work_within_a_block_finds_its_checkpoints_by_itself(data, tmp_path):
-    with checkpoint.kept_in(tmp_path):
-        first = run(data, compile=False, checkpoint_seconds=0)
-        run(1 - data, compile=False)  # another run has another folder
-        again = run(data, compile=False, checkpoint_seconds=0)
+    def both():
+        with checkpoint.kept_in(tmp_path):
+            return run(data, compile=False, checkpoint_seconds=0), run(1 - data, compile=False)
+
+    (first, other), (again, _) = both(), both()
     assert checkpoint.home() is None
     equal(first, again)
+    assert not first.history.equals(other.history)
     folders = sorted(tmp_path.iterdir())
     assert len(folders) == 2
     assert sum((folder / "chunk-0000.safetensors").exists() for folder in folders) == 1
     assert all(json.loads((folder / "run.json").read_text())["plan"]["compile"] is False for folder in folders)
+
+
+def test_trainings_that_differ_in_what_a_closure_holds_share_no_checkpoint(data, tmp_path):
+    def make(sign):
+        return lambda model, x, eps, member: sign * objective(model, x, eps, member)
+
+    execution = Execution(compile=False, workers=1, checkpoint_seconds=0)
+    with checkpoint.kept_in(tmp_path):
+        up, down = (train(stack(build, MEMBERS), make(s), data, SHORT, execution=execution) for s in (1.0, -1.0))
+    assert not up.history.equals(down.history)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_training(data, tmp_path):

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +18,30 @@ if TYPE_CHECKING:  # this module is imported where torch is not needed
 
 ABOUT, SUM = "about", "sha256"  # stored as bytes among the tensors, so that a file is read in one go
 _home: ContextVar[Path | None] = ContextVar("checkpoint_home", default=None)
+_number: ContextVar[Iterator[int]] = ContextVar("checkpoint_number")
 
 
 @contextmanager
 def kept_in(folder: Path) -> Iterator[None]:
     """Long work that is done within the block keeps its checkpoints below `folder`, if it was told no other place."""
-    token = _home.set(folder)
+    token, number = _home.set(folder), _number.set(count())
     try:
         yield
     finally:
         _home.reset(token)
+        _number.reset(number)
 
 
 def home() -> Path | None:
     """The folder of the innermost `kept_in` block, None outside of any."""
     return _home.get()
+
+
+def number() -> int:
+    """0, 1, 2, ...: which piece of long work within the `kept_in` block this is. Two pieces may look the same from
+    outside, and a computation that is started again does the same pieces in the same order.
+    """
+    return next(_number.get())
 
 
 def claim(folder: Path, identity: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:

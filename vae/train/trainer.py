@@ -203,7 +203,8 @@ def _folder(execution: Execution, chosen: Plan, identity: dict[str, Any]) -> tup
     if folder is None:
         if home is None:
             return None, chosen
-        folder = home / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        folder = home / f"{checkpoint.number():03}-{digest[:16]}"
     found = checkpoint.claim(Path(folder), identity, {"chunks": chosen.chunks, "compile": chosen.compile})
     return Path(folder), chosen._replace(chunks=tuple(map(tuple, found["chunks"])), compile=found["compile"])
 
