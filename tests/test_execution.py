@@ -372,9 +372,14 @@ def test_finished_members_are_not_trained_again(data, tmp_path):
 
 
 def test_an_unfinished_run_keeps_its_plan(data, tmp_path):
-    first = run(data, compile=False, chunk=3, checkpoint=tmp_path / "c")
-    second = run(data, compile=False, chunk=2, checkpoint=tmp_path / "c")
+    first = run(data, compile=False, chunk=3, workers=1, checkpoint=tmp_path / "c", checkpoint_seconds=0)
+    second = run(data, compile=False, chunk=2, workers=1, checkpoint=tmp_path / "c")
     assert second.plan.chunks == first.plan.chunks
+
+
+def test_a_plan_that_has_made_nothing_yet_may_be_replaced(data, tmp_path):
+    run(data, compile=False, chunk=3, workers=1, checkpoint=tmp_path / "c")
+    assert len(run(data, compile=False, chunk=1, workers=1, checkpoint=tmp_path / "c").plan.chunks) == len(MEMBERS)
 
 
 @pytest.mark.parametrize(
@@ -388,7 +393,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(data, tmp_path, damage):
         run(data, compile=False, chunk=4, workers=1, checkpoint=tmp_path / "c", checkpoint_seconds=0)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"identity": 3}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"identity": 3, "plan": {}}', '{"identity": {}, "plan": {}}'])
 def test_a_damaged_manifest_is_refused_by_name(data, tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"run.json is damaged; delete"):

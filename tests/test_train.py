@@ -153,6 +153,8 @@ def test_history_has_one_row_per_member_and_stretch(data):
         ({"schedule": Schedule(steps=3, batch_size=N + 1)}, f"batch_size must lie between 1 and the {N}"),
         ({"frozen": ["encodr"]}, "frozen must name parts of the model, got 'encodr'"),
         ({"subsets": [torch.arange(N)]}, "subsets must have one entry per member"),
+        ({"subsets": [torch.arange(1, N + 1)] * len(MEMBERS)}, f"subsets must hold row numbers .* from 0 to {N - 1}"),
+        ({"subsets": [torch.ones(N, dtype=torch.bool)] * len(MEMBERS)}, "subsets must hold row numbers .* torch.bool"),
         ({"ensemble": ensemble_of([{"seed": 0, "beta": -1.0}])}, "beta must be finite and not negative, got -1.0"),
         ({"ensemble": ensemble_of([{"seed": 0, "beta": math.inf}])}, "beta must be finite"),
         (

@@ -54,7 +54,9 @@ def claim(folder: Path, identity: Mapping[str, Any], plan: Mapping[str, Any]) ->
     if file.exists():
         try:
             there = json.loads(file.read_text())
-            known, found = there["identity"], there["plan"]
+            known, found = dict(there["identity"]), dict(there["plan"])
+            if known.keys() != identity.keys() or found.keys() != plan.keys():
+                raise ValueError
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{file} is damaged; delete {folder} to start afresh") from None
         if differ := [name for name in identity if known.get(name) != identity[name]]:
@@ -62,7 +64,8 @@ def claim(folder: Path, identity: Mapping[str, Any], plan: Mapping[str, Any]) ->
                 f"{folder} holds the checkpoints of another run: {', '.join(differ)} differ; "
                 "choose another folder, or delete it"
             )
-        return found
+        if any(path != file for path in folder.iterdir()):
+            return found  # what is there was made by that plan
     _replace(file, json.dumps({"identity": dict(identity), "plan": dict(plan)}).encode())
     return dict(plan)
 

@@ -114,7 +114,7 @@ class BernoulliLikelihood(nn.Module):
 
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
         """log p(x|z) in nats, summed over X: x (B, X), logits (K, B, X) -> (K, B)."""
-        return (x * out + logsigmoid(-out)).sum(-1)  # one exponential and one logarithm, exact for any logit
+        return (x * out + logsigmoid(-out)).sum(-1)  # one exponential and one logarithm; rounds as the logit does
 
     def mean(self, out: Tensor) -> Tensor:
         """E[x|z] from the decoder's output."""

@@ -271,11 +271,18 @@ def _check(
         raise ValueError(
             f"subsets must have one entry per member, got {len(subsets)} for {len(ensemble)}; add the missing"
         )
-    for rows in [range(len(data))] if subsets is None else subsets:
-        if len(rows) < schedule.batch_size:
+    for rows in subsets or ():
+        whole = rows.ndim == 1 and rows.dtype == torch.int64 and len(rows) > 0
+        if not whole or rows.min() < 0 or rows.max() >= len(data):
             raise ValueError(
-                f"batch_size must lie between 1 and the {len(rows)} training rows, got {schedule.batch_size}; lower it"
+                f"subsets must hold row numbers (n,) from 0 to {len(data) - 1} as int64, got shape "
+                f"{tuple(rows.shape)}, {rows.dtype}; use torch.arange or a mask's nonzero()[:, 0]"
             )
+    fewest = len(data) if subsets is None else min(map(len, subsets))
+    if fewest < schedule.batch_size:
+        raise ValueError(
+            f"batch_size must lie between 1 and the {fewest} training rows, got {schedule.batch_size}; lower it"
+        )
     for member in ensemble.members:
         if "seed" not in member:
             raise ValueError(f"members need a seed, got {dict(member)}; add 'seed': 0")
