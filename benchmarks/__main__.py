@@ -75,10 +75,11 @@ def run(case: str, options: argparse.Namespace) -> None:
     after = protocol.load()
     single += [{"quantity": f"load {when}", "value": value} for when, value in (("before", before), ("after", after))]
     table = report.summary(rows)
-    say(report.text(table))
+    loaded = max(before, after) > protocol.MAX_LOAD
+    say(report.text(table, verdict=not loaded))
     for row in single:
         say(f"{case:7} {row['quantity']}: {row['value']:.3g} {row.get('unit', '')}")
-    if max(before, after) > protocol.MAX_LOAD:
+    if loaded:
         say(f"load {before:.1f} before and {after:.1f} after, above {protocol.MAX_LOAD}: no verdict, no record")
         sys.exit(1)
     table = pd.concat([table, pd.DataFrame([row | {"case": case} for row in [*single, *checks]])], ignore_index=True)

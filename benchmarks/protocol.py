@@ -109,7 +109,6 @@ class Entry(NamedTuple):
     members: int
     workers: list[Worker]
     step_members: list[int]
-    compile_seconds: float
 
 
 def measure(
@@ -124,7 +123,9 @@ def measure(
     for name in present(names):
         # A loop that trains one model after another takes as long for each, however many there are.
         entries += [
-            (name, size) for size in (sizes if name in STACKED else (1,)) if size >= layout.processes or size == 1
+            (name, size)
+            for size in (sizes if name in STACKED else (1,))
+            if name not in STACKED or size >= layout.processes
         ]
     rows = []
     with _at_work(entries, case_name, layout) as everybody:
@@ -152,7 +153,7 @@ def measure(
             )
             for row in rows:
                 if (row["contender"], row["members"]) == entry[:2]:
-                    row |= {"memory": memory, "compile_seconds": entry.compile_seconds, "flops": case.flops}
+                    row |= {"memory": memory, "flops": case.flops}
     return rows
 
 
@@ -168,14 +169,14 @@ def measure_gpu(case_name: str, members: int, rounds: int) -> list[dict[str, Any
                 rows.append(
                     {"case": case_name, "layout": "GPU", "contender": name, "members": members, "round": number,
                      "wall": 1e3 * seconds / steps / members, "cpu": 1e3 * cpu / steps / members,
-                     "memory": worker.ask("memory"), "compile_seconds": 0.0, "flops": CASES[case_name].flops}
+                     "memory": worker.ask("memory"), "flops": CASES[case_name].flops}
                 )  # fmt: skip
     return rows
 
 
 def operations(case_name: str, members: int = 8) -> dict[str, float]:
     """What single operations reach on one thread (see `contenders.ceiling`)."""
-    with started([Worker("ceiling", case_name, members, core=0)]) as (worker,):
+    with started([Worker("ceiling", case_name, members, cores=[0])]) as (worker,):
         return worker.ask("operations")
 
 
@@ -184,7 +185,7 @@ def compile_times(case_name: str, members: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as cache:
         found = {}
         for name in ("cold", "warm"):
-            worker = Worker("ours", case_name, members, core=0, variables={"TORCHINDUCTOR_CACHE_DIR": cache})
+            worker = Worker("ours", case_name, members, cores=[0], variables={"TORCHINDUCTOR_CACHE_DIR": cache})
             found[name] = worker.result()["compile_seconds"]
             worker.stop()
     return found
@@ -212,20 +213,23 @@ def _at_work(entries: Sequence[tuple[str, int]], case_name: str, layout: Layout)
     everybody: list[Entry] = []
     try:
         for name, members in entries:
-            shares = [members // layout.processes + (i < members % layout.processes) for i in range(layout.processes)]
-            shares = [share or 1 for share in shares] if name not in STACKED else [share for share in shares if share]
-            cores = [None if layout.threads > 1 else i for i in range(layout.processes)]
+            p = layout.processes
+            # Of a loop over models, each process trains one; members that train together are dealt to the processes.
+            shares = [members // p + (i < members % p) for i in range(p)] if name in STACKED else [1] * p
             workers = [
-                Worker(name, case_name, share, threads=layout.threads, core=core)
-                for share, core in zip(shares, cores, strict=False)
+                Worker(
+                    name,
+                    case_name,
+                    share,
+                    threads=layout.threads,
+                    cores=range(i * layout.threads, (i + 1) * layout.threads),
+                )
+                for i, share in enumerate(shares)
             ]
-            everybody.append(Entry(name, members, workers, [], 0.0))
+            everybody.append(Entry(name, members, workers, []))
         for i, entry in enumerate(everybody):  # they start at the same time
             about = [worker.result() for worker in entry.workers]
-            everybody[i] = entry._replace(
-                step_members=[a["step_members"] for a in about],
-                compile_seconds=max(a["compile_seconds"] for a in about),
-            )
+            everybody[i] = entry._replace(step_members=[a["step_members"] for a in about])
         yield everybody
     finally:
         for entry in everybody:

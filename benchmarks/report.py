@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +54,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         ceiling = group[group["contender"] == "ceiling"].set_index("round")["wall"]
         for members in sizes:
             ours = group[(group["contender"] == "ours") & (group["members"] == members)].set_index("round")
+            if ours.empty:  # fewer members than processes
+                continue
             for name in [n for n in NAMES if n in set(group["contender"])]:
                 mine = group[group["contender"] == name]
                 exact = mine[mine["members"] == members]
@@ -86,7 +89,7 @@ def _center(values: pd.Series) -> dict[str, Any]:
 
 
 def bars(table: pd.DataFrame) -> Iterator[tuple[Bar, float, float]]:
-    """Each bar with the value measured, and its error; those that the table says nothing about are left out."""
+    """Each bar with the value measured, and its error; NaN where the table says nothing about it."""
     for bar in BARS:
         contender, quantity = (
             ("ours", "share of the ceiling") if bar.peer == "ceiling" else (bar.peer, "time over ours")
@@ -98,12 +101,11 @@ def bars(table: pd.DataFrame) -> Iterator[tuple[Bar, float, float]]:
             & (table["contender"] == contender)
             & (table["quantity"] == quantity)
         ]
-        if len(hit):
-            yield bar, float(hit["value"].iloc[0]), float(hit["se"].iloc[0])
+        yield bar, *(hit[["value", "se"]].iloc[0].tolist() if len(hit) else (math.nan, math.nan))
 
 
-def text(table: pd.DataFrame) -> str:
-    """The table of times and ratios, and what was to be reached, for a terminal."""
+def text(table: pd.DataFrame, verdict: bool = True) -> str:
+    """The table of times and ratios and, with a `verdict`, what was to be reached, for a terminal."""
     lines = []
     for (case, layout), group in table[table["quantity"] != "ceiling"].groupby(["case", "layout"], sort=False):
         times = group[group["quantity"] == "time of a model-step"].pivot(
@@ -117,13 +119,15 @@ def text(table: pd.DataFrame) -> str:
         for name in [n for n in NAMES if n in times.index]:
             cells = [f"{times.loc[name, m]:.4f} ({ratios.loc[name, m]:.2f})" for m in times.columns]
             lines.append(f"{NAMES[name]:34}" + "".join(f"{cell:>18}" for cell in cells))
-    lines += ["", "What it should reach"]
-    for bar, value, error in bars(table):
+    lines += ["", "What it should reach"] if verdict else []
+    for bar, value, error in bars(table) if verdict else ():
+        if bar.case not in set(table["case"]):
+            continue
         peer = "share of the matmul ceiling" if bar.peer == "ceiling" else f"{NAMES[bar.peer]} over ours"
-        verdict = "met" if value >= bar.bar else "NOT met"
+        outcome = "met" if value >= bar.bar else "NOT met" if value < bar.bar else "not measured"
         lines.append(
             f"{bar.case:7} E={bar.members:<3} {bar.layout:12} {peer:42} {value:6.2f} +- {error:.2f}"
-            f"  (at least {bar.bar:g}: {verdict})"
+            f"  (at least {bar.bar:g}: {outcome})"
         )
     return "\n".join(lines)
 

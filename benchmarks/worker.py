@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Worker:
         dtype: str = "float32",
         *,
         threads: int = 1,
-        core: int | None = None,
+        cores: Sequence[int] = (),
         options: Mapping[str, Any] | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
@@ -43,7 +43,7 @@ class Worker:
         os.environ.update(environment)  # what a process starts with; libraries read it once
         try:
             here, there = multiprocessing.get_context("spawn").Pipe()
-            arguments = (there, contender, case, members, dtype, core, dict(options or {}))
+            arguments = (there, contender, case, members, dtype, tuple(cores), dict(options or {}))
             self.process = multiprocessing.get_context("spawn").Process(target=_serve, args=arguments, daemon=True)
             self.process.start()
             there.close()
@@ -76,11 +76,17 @@ class Worker:
 
 
 def _serve(
-    connection: Connection, name: str, case: str, members: int, dtype: str, core: int | None, options: dict[str, Any]
+    connection: Connection,
+    name: str,
+    case: str,
+    members: int,
+    dtype: str,
+    cores: Sequence[int],
+    options: dict[str, Any],
 ) -> None:
     try:
-        if core is not None and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, {core})
+        if cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cores)
         module = importlib.import_module(f"benchmarks.contenders.{name}")
         contender = module.Contender(CASES[case], members, dtype, **options)
     except BaseException:
@@ -89,7 +95,6 @@ def _serve(
     about = {
         "step_members": contender.step_members,
         "compile_seconds": getattr(contender, "compile_seconds", 0.0),
-        "plan": str(getattr(contender, "plan", "")),
     }
     connection.send((True, about))
     while True:

@@ -289,9 +289,11 @@ def test_a_compiler_that_fails_is_a_warning_or_if_it_was_asked_for_an_error(data
     monkeypatch.setattr("vae.train.run.compiled", fails)
     monkeypatch.setattr("vae.train.plan.has_compiler", lambda device: True)
     monkeypatch.setattr("vae.train.plan.COMPILE_SECONDS", -1.0)  # so that it is chosen
-    made = run(data, workers=1)
-    assert "does not compile and runs eagerly: no header files" in caplog.text
-    agree(made, run(data, compile=False))
+    members = [{"seed": 0, "beta": b} for b in (0.5, 1.0, 2.0, 4.0)]
+    made = run(data, workers=1, chunk=2, members=members)  # one try for both chunks
+    assert caplog.text.count("does not compile and runs eagerly: no header files") == 1
+    assert not made.plan.compile
+    agree(made, run(data, compile=False, members=members))
     with pytest.raises(RuntimeError, match="does not compile; leave compile out"):
         run(data, compile=True, workers=1)
 
@@ -369,6 +371,17 @@ def test_finished_members_are_not_trained_again(data, tmp_path):
     equal(first, second)
     (tmp_path / "c" / "chunk-0001.safetensors").unlink()
     assert go()[1] == SHORT.steps
+
+
+def test_a_finished_chunk_is_kept_whatever_the_interval(data, tmp_path, monkeypatch):
+    """Once the run is older than the interval, though its chunks are younger."""
+    clock = iter(range(0, 10**6, 3))
+    monkeypatch.setattr("vae.train.run.time.time", lambda: next(clock))
+    monkeypatch.setattr("vae.train.trainer.time.time", lambda: next(clock))
+    run(data, compile=False, workers=1, chunk=1, checkpoint=tmp_path, checkpoint_seconds=40)
+    finished = [checkpoint.read(file)[1]["step"] == SHORT.steps for file in sorted(tmp_path.glob("chunk-*"))]
+    assert finished[-3:] == [True] * 3
+    assert sum(finished) >= len(MEMBERS) - 3
 
 
 def test_an_unfinished_run_keeps_its_plan(data, tmp_path):

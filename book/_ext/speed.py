@@ -1,5 +1,6 @@
 """`{speed} bars | times | models | jax | circumstances`: what `make bench` has recorded, as tables and figures."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,9 +53,9 @@ def bars_table(speed: Speed) -> Iterator[str]:
     rows = []
     for bar, value, error in bars(speed.table):
         what = "share of the matmul ceiling" if bar.peer == "ceiling" else f"{NAMES[bar.peer]}, over ours"
-        mark = "✓ met" if value >= bar.bar else "✗ **not met**"
+        mark = "✓ met" if value >= bar.bar else "✗ **not met**" if value < bar.bar else "not measured yet"
         where = f"{TITLES[bar.case]}, {bar.members} models, {bar.layout}"
-        rows.append([what, where, f"{value:.2f} ± {error:.2f}", f"{bar.bar:g}", mark])
+        rows.append([what, where, "–" if math.isnan(value) else f"{value:.2f} ± {error:.2f}", f"{bar.bar:g}", mark])
     return list_table(["Ratio", "Where", "Measured", "At least", ""], rows)
 
 

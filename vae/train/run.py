@@ -23,7 +23,8 @@ from vae.train.streams import Draws, Rows, Streams
 log = logging.getLogger(__name__)
 
 NOISE_BYTES = 32 * 2**20  # of noise drawn ahead at most
-_programs: dict[tuple[str, int], Any] = {}  # compiled steps of this process's latest run, by the number of streams
+# This process's compiled steps of its latest run, by the number of streams; None where the compiler failed.
+_programs: dict[tuple[str, int], Any] = {}
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Outcome(NamedTuple):
     steps: list[int]
     history: Tensor
     frozen_at: Tensor
+    compiled: bool
     compile_seconds: float
 
 
@@ -94,7 +96,7 @@ class Run:
         self.longest = max(1, min(schedule.log_every, NOISE_BYTES // self.streams.step_bytes()))
         self.at = 0
         self.history: list[tuple[int, Tensor]] = []
-        self.compile_seconds = 0.0
+        self.compiled, self.compile_seconds = False, 0.0
         self._stretch: Stretch | None = None
 
     def advance(self, draws: Draws) -> None:
@@ -102,7 +104,9 @@ class Run:
         place, schedule = self.job.device, self.job.schedule
         n = len(draws.rows)
         rates = torch.tensor(
-            [rates_at(t, schedule.rate_factor(t)) for t in range(self.at, self.at + n)], dtype=self.dtype
+            [rates_at(t, schedule.rate_factor(t)) for t in range(self.at, self.at + n)],
+            dtype=self.dtype,
+            pin_memory=place.type == "cuda",  # as the draws are
         )
         stretch = (
             draws.rows.to(place, non_blocking=True),
@@ -123,20 +127,24 @@ class Run:
         step = step_of(job.ensemble.model, job.objective, job.rows.levels, self.dtype)
         one = eager(step, self.state, self.given)
         if job.plan.compile:
-            begin = time.perf_counter()
-            try:
-                index, eps, rates = (tensor[0] for tensor in stretch)
-                key = job.run, len(index)  # members are equally many in all chunks, their streams are not
-                if key not in _programs:
-                    for old in [old for old in _programs if old[0] != job.run]:
-                        del _programs[old]
+            index, eps, rates = (tensor[0] for tensor in stretch)
+            key = job.run, len(index)  # members are equally many in all chunks, their streams are not
+            if key not in _programs:
+                for old in [old for old in _programs if old[0] != job.run]:
+                    del _programs[old]
+                begin = time.perf_counter()
+                try:
                     _programs[key] = compiled(step, self.state, self.given, (index, eps, rates))
-                one = _programs[key](self.state, self.given)
-            except Exception as error:  # a compiler fails in any way it likes
-                if job.plan.forced:
-                    raise RuntimeError("the step does not compile; leave compile out, and it runs eagerly") from error
-                log.warning("the step does not compile and runs eagerly: %s", error)
-            self.compile_seconds = time.perf_counter() - begin
+                except Exception as error:  # a compiler fails in any way it likes
+                    if job.plan.forced:
+                        raise RuntimeError(
+                            "the step does not compile; leave compile out, and it runs eagerly"
+                        ) from error
+                    log.warning("the step does not compile and runs eagerly: %s", error)
+                    _programs[key] = None
+                self.compile_seconds = time.perf_counter() - begin
+            if (program := _programs[key]) is not None:
+                one, self.compiled = program(self.state, self.given), True
         return captured(one, self.state, stretch, self.longest) if job.device.type == "cuda" else each(one)
 
     def stretches(self) -> Iterator[int]:
@@ -152,7 +160,7 @@ class Run:
         tensors = {f"state.{i}": leaf for i, leaf in enumerate(tree_leaves(self.state))}
         tensors |= {f"noise.{i}": state for i, state in enumerate(noise_states)}
         tensors |= {f"history.{step}": row for step, row in self.history}
-        checkpoint.write(file, tensors, {"step": self.at, "compile_seconds": self.compile_seconds})
+        checkpoint.write(file, tensors, {"step": self.at, "compiled": self.compiled})
 
     def restore(self, file: Path) -> None:
         """Go on from what `save` has stored. ValueError: the file is damaged."""
@@ -161,7 +169,7 @@ class Run:
             leaf.copy_(tensors[f"state.{i}"])
         rows = sorted((int(name.removeprefix("history.")), name) for name in tensors if name.startswith("history."))
         self.history = [(step, tensors[name].to(self.job.device)) for step, name in rows]
-        self.at, self.compile_seconds = about["step"], about["compile_seconds"]
+        self.at, self.compiled = about["step"], about["compiled"]
         noise = [tensors[f"noise.{i}"] for i in range(sum(name.startswith("noise.") for name in tensors))]
         self.streams.resume(self.at, noise)
 
@@ -170,7 +178,7 @@ class Run:
         params = {name: p.detach().cpu().contiguous() for name, p in self.state["params"].items()}
         history = torch.stack([row for _, row in self.history]).cpu()
         steps = [step for step, _ in self.history]
-        return Outcome(params, steps, history, self.state["frozen_at"].cpu(), self.compile_seconds)
+        return Outcome(params, steps, history, self.state["frozen_at"].cpu(), self.compiled, self.compile_seconds)
 
 
 def trained(job: Job, progress: Callable[[int], None] = lambda step: None) -> Outcome:
@@ -203,8 +211,6 @@ def _laid_out(p: Tensor) -> Tensor:
     """A copy; on a CPU, matrices (E, out, in) lie transposed in memory, as the matrix products of a layer like them
     best, forward and back (up to four times as fast where a layer is narrow).
     """
-    return (
-        p.mT.contiguous().mT
-        if p.ndim == 3 and p.device.type == "cpu"
-        else p.clone(memory_format=torch.contiguous_format)
-    )
+    turn = p.ndim == 3 and p.device.type == "cpu"
+    copy = (p.mT if turn else p).clone(memory_format=torch.contiguous_format)
+    return copy.mT if turn else copy

@@ -23,7 +23,9 @@ class Rows(NamedTuple):
     dtype: torch.dtype
 
     def at(self, index: Tensor) -> Tensor:
-        """Rows (*index.shape, X) in the training's dtype, bit for bit those of the data given."""
+        """Rows (*index.shape, X) in the training's dtype: on a CPU bit for bit those of the data given; a GPU may
+        multiply by a reciprocal, which rounds otherwise.
+        """
         x = self.values[index]
         return (x.to(torch.float32) / self.levels).to(self.dtype) if self.levels else x
 

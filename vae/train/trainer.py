@@ -102,7 +102,9 @@ def train(
     order = sorted(range(len(ensemble)), key=lambda i: at[keys[i]])
     size = sum(p[0].numel() for p in ensemble.params.values())
     chosen = plan(order, Work(size, schedule.batch_size * schedule.n_samples, schedule.steps), place, execution)
-    folder, chosen = _folder(execution, chosen, _identity(ensemble, objective, rows, schedule, moving, subsets, place))
+    folder, chosen = _folder(
+        execution, chosen, lambda: _identity(ensemble, objective, rows, schedule, moving, subsets, place)
+    )
     log.info("training %d members: %s", len(ensemble), chosen)
 
     job = Job(
@@ -126,6 +128,7 @@ def train(
     compile_seconds = max(outcome.compile_seconds for outcome in outcomes)
     if chosen.compile:
         log.info("compiling took %.1f s", compile_seconds)
+    chosen = chosen._replace(compile=all(outcome.compiled for outcome in outcomes))
     result = _assembled(home.to(place), moving, schedule, chosen, outcomes, compile_seconds)
     if result.diverged and not allow_divergence:
         raise DivergedError(result)
@@ -197,14 +200,17 @@ def _assembled(
     return Trained(replace(ensemble, params=whole), frame, diverged, chosen, compile_seconds)
 
 
-def _folder(execution: Execution, chosen: Plan, identity: dict[str, Any]) -> tuple[Path | None, Plan]:
+def _folder(execution: Execution, chosen: Plan, identify: Callable[[], dict[str, Any]]) -> tuple[Path | None, Plan]:
     """Where checkpoints go, if anywhere, and the plan to follow: that of an unfinished run which is found there."""
     folder, home = execution.checkpoint, checkpoint.home()
-    if folder is None:
-        if home is None:
-            return None, chosen
+    if folder is not None:
+        identity = identify()
+    elif home is not None:
+        identity = identify()
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         folder = home / f"{checkpoint.number():03}-{digest[:16]}"
+    else:
+        return None, chosen
     found = checkpoint.claim(Path(folder), identity, {"chunks": chosen.chunks, "compile": chosen.compile})
     return Path(folder), chosen._replace(chunks=tuple(map(tuple, found["chunks"])), compile=found["compile"])
 
@@ -245,7 +251,10 @@ def _code(code: CodeType | None) -> str:
     """A hash of a function's instructions, names and constants, inner functions included."""
     if code is None:
         return ""
-    constants = [_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    constants = [
+        _code(c) if isinstance(c, CodeType) else repr(sorted(c, key=repr) if isinstance(c, frozenset) else c)
+        for c in code.co_consts  # a set has another order in every process
+    ]
     return hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()
 
 
