@@ -157,7 +157,7 @@ def test_the_page_on_speed_says_which_bars_are_met(speed):
 def test_the_page_on_speed_shows_every_time_and_its_circumstances(speed):
     extension, found = speed
     text = "\n".join(extension.times_table(found))
-    assert text.count("0.7 (1.40)") == text.count("0.5 (1.00)") == 6
+    assert text.count("0.7 (1.40; 17%)") == text.count("0.5 (1.00; 24%)") == 6
     about = "\n".join(extension.circumstances(found))
     assert about.count("3.2 s with an empty cache") == 2
     assert "0.5 before, 0.5 after" in about

@@ -60,16 +60,22 @@ def bars_table(speed: Speed) -> Iterator[str]:
 
 
 def times_table(speed: Speed) -> Iterator[str]:
-    """ms of a model-step by case, layout and contender."""
+    """ms of a model-step by case, layout and contender, with its ratio to ours and its share of the ceiling."""
     found = figures.select(speed.table, quantity="time of a model-step")
-    ratios = figures.select(speed.table, quantity="time over ours")
     keys = ["case", "layout", "contender", "members"]
-    over = ratios.set_index(keys)["value"]
+    over, share = (
+        figures.select(speed.table, quantity=name).set_index(keys)["value"]
+        for name in ("time over ours", "share of the ceiling")
+    )
     for case, group in found.groupby("case", sort=False):
         rows, sizes = [], sorted(group["members"].unique())
         for (layout, name), some in group.groupby(["layout", "contender"], sort=False):
             times = some.set_index("members")["value"]
-            cells = [f"{times[m]:.3g} ({over[case, layout, name, m]:.2f})" for m in sizes]
+            keyed = [(case, layout, name, m) for m in sizes]
+            cells = [
+                f"{times[key[-1]]:.3g} ({over[key]:.2f}; {share[key]:.0%})" if key[-1] in times else "–"
+                for key in keyed
+            ]
             rows.append([str(layout), NAMES[str(name)], *cells])
         yield from ("", f"**{TITLES[str(case)]}**", "")
         yield from list_table(["Layout", "Trainer", *(f"{m:g} model{'s' if m > 1 else ''}" for m in sizes)], rows)
