@@ -54,9 +54,10 @@ def bars_table(speed: Speed) -> Iterator[str]:
     for bar, value, error in bars(speed.table):
         what = "share of the matmul ceiling" if bar.peer == "ceiling" else f"{NAMES[bar.peer]}, over ours"
         mark = "✓ met" if value >= bar.bar else "✗ **not met**" if value < bar.bar else "not measured yet"
-        where = f"{TITLES[bar.case]}, {bar.members} models, {bar.layout}"
-        rows.append([what, where, "–" if math.isnan(value) else f"{value:.2f} ± {error:.2f}", f"{bar.bar:g}", mark])
-    return list_table(["Ratio", "Where", "Measured", "At least", ""], rows)
+        where = f"{TITLES[bar.case].split(' ')[0]}, {bar.members} models, {bar.layout}"
+        measured = "–" if math.isnan(value) else f"{value:.2f} ± {error:.2f}"
+        rows.append([mark, measured, f"{bar.bar:g}", what, where])
+    return list_table(["", "Measured", "At least", "Ratio", "Where"], rows)
 
 
 def times_table(speed: Speed) -> Iterator[str]:
@@ -77,8 +78,9 @@ def times_table(speed: Speed) -> Iterator[str]:
                 for key in keyed
             ]
             rows.append([str(layout), NAMES[str(name)], *cells])
-        yield from ("", f"**{TITLES[str(case)]}**", "")
+        yield from ("", f"::::{{dropdown}} {TITLES[str(case)]}: every layout and number of models", "")
         yield from list_table(["Layout", "Trainer", *(f"{m:g} model{'s' if m > 1 else ''}" for m in sizes)], rows)
+        yield "::::"
 
 
 def circumstances(speed: Speed) -> Iterator[str]:
@@ -125,7 +127,7 @@ def models(speed: Speed) -> tuple[Figure, str]:
         ax.set_yticks(range(len(names)), [NAMES[name] for name in names] if ax is axes[0] else [])
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.grid(axis="y", visible=False)
-        figures.name_axes(ax, "ms of a model-step", "", f"{TITLES[case]}, {SHOWN[case]} models")
+        figures.name_axes(ax, "ms of a model-step", "", f"{TITLES[case].split(' ')[0]}, {SHOWN[case]} models")
     alt = (
         "Milliseconds of a model-step on two cores for each trainer and three sizes of model, on logarithmic axes, "
         "with the ratio to ours. This trainer and JAX lie at the left, the loops over models to the right."
@@ -178,7 +180,7 @@ class SpeedDirective(SphinxDirective):
         self.env.note_reread()  # the record lies outside this tree
         speed, what = recorded(), self.arguments[0]
         if what in TABLES:
-            box = nodes.container(classes=["speed-box"])
+            box = nodes.container(classes=[f"speed-{what}"])
             self.state.nested_parse(StringList(list(TABLES[what](speed)), "speed"), 0, box)
             return [box]
         with figures.mpl.rc_context(figures.STYLE):
