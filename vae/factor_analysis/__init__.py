@@ -1,0 +1,41 @@
+"""Factor analysis from the items' covariance alone: maximum likelihood, and what a restricted encoder makes of it."""
+
+from vae.factor_analysis.fit import FLOOR, FactorFit, Optimum, em_step, fit, optima
+from vae.factor_analysis.objective import (
+    Encoder,
+    Patterns,
+    Posterior,
+    elbo,
+    elbo_of,
+    gap,
+    log_likelihood,
+    posterior,
+    precision,
+)
+from vae.factor_analysis.structure import Parameters, Structure, confirmatory, exploratory
+from vae.factor_analysis.theory import first_order_bias, information, standard_errors
+
+__all__ = [
+    "FLOOR",
+    "Encoder",
+    "FactorFit",
+    "Optimum",
+    "Parameters",
+    "Patterns",
+    "Posterior",
+    "Structure",
+    "confirmatory",
+    "elbo",
+    "elbo_of",
+    "em_step",
+    "exploratory",
+    "first_order_bias",
+    "fit",
+    "gap",
+    "information",
+    "log_likelihood",
+    "optima",
+    "posterior",
+    "precision",
+    "standard_errors",
+]

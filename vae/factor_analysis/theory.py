@@ -1,0 +1,67 @@
+"""What to expect of an estimate before making it: information, standard errors, the first-order bias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vae.factor_analysis.objective import Encoder, gap
+from vae.factor_analysis.structure import Layout, Parameters, Structure
+
+
+def information(parameters: Parameters, structure: Structure) -> Tensor:
+    """Expected Fisher information of one datum about the free parameters, (..., P, P).
+
+    In the order of `Layout.theta`: loadings, uniquenesses, factor correlations. Of a normal distribution, half of
+    tr(Sigma^-1 dSigma Sigma^-1 dSigma).
+    """
+    layout = Layout(structure, parameters.W.shape[-2])
+    return _mapped(lambda theta: _information(theta, layout), layout.theta(parameters))
+
+
+def standard_errors(parameters: Parameters, structure: Structure, n: int) -> Parameters:
+    """Asymptotic standard errors of maximum likelihood from n data at these parameters; 0 for what is fixed."""
+    layout = Layout(structure, parameters.W.shape[-2])
+    inverse = torch.linalg.inv(information(parameters, structure))
+    return _placed((inverse.diagonal(dim1=-2, dim2=-1) / n).sqrt(), layout)
+
+
+def first_order_bias(parameters: Parameters, structure: Structure, encoder: Encoder = "diagonal") -> Parameters:
+    """What the ELBO's optimum differs by from these true parameters, to first order in the gap g: -I^-1 grad g."""
+    layout = Layout(structure, parameters.W.shape[-2])
+
+    def one(theta: Tensor) -> Tensor:
+        slope = torch.func.grad(lambda t: gap(layout.from_theta(t), encoder))(theta)
+        return -torch.linalg.solve(_information(theta, layout), slope)
+
+    return _placed(_mapped(one, layout.theta(parameters)), layout)
+
+
+def _information(theta: Tensor, layout: Layout) -> Tensor:
+    slopes = torch.func.jacfwd(lambda t: layout.from_theta(t).covariance())(theta)  # (p, p, P)
+    inverse = torch.linalg.inv(layout.from_theta(theta).covariance())
+    white = torch.einsum("ab,bcn->nac", inverse, slopes)
+    return 0.5 * torch.einsum("nac,mca->nm", white, white)
+
+
+def _mapped(f: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
+    flat = torch.vmap(f)(theta.reshape(-1, theta.shape[-1]))
+    return flat.reshape(*theta.shape[:-1], *flat.shape[1:])
+
+
+def _placed(theta: Tensor, layout: Layout) -> Parameters:
+    """Numbers about the free parameters where the parameters stand, zero elsewhere."""
+    loadings, psi, below = layout._split(theta)
+    leading = theta.shape[:-1]
+    lower = (
+        torch.einsum("...n,nrc->...rc", below, layout._below)
+        if layout.free_phi
+        else theta.new_zeros(layout.k, layout.k)
+    )
+    return Parameters(
+        layout._W(loadings),
+        psi if layout.free_psi else theta.new_zeros(*leading, layout.p),
+        (lower + lower.mT).expand(*leading, layout.k, layout.k),
+    )
