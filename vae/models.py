@@ -38,19 +38,24 @@ def mlp(sizes: Sequence[int], generator: Generator, activation: Callable[[], nn.
 
 
 class LinearEncoder(nn.Module):
-    """q(z|x) = N(V x + c, diag(exp(log_var))) with one variance per latent for all x: (B, X) -> means (B, Z).
+    """q(z|x) = N(V x + c, C) with one covariance C, diagonal or full, for all x: (B, X) -> a Gaussian over (B, Z).
 
-    The exact posterior of a linear-Gaussian model has this form whenever its covariance is diagonal.
+    The exact posterior of a linear-Gaussian model has this form; with a diagonal C wherever its covariance is diagonal.
     """
 
-    def __init__(self, x_dim: int, z_dim: int, generator: Generator) -> None:
+    def __init__(self, x_dim: int, z_dim: int, generator: Generator, covariance: str = "diagonal") -> None:
         super().__init__()
-        self.mean = linear(x_dim, z_dim, generator)
-        self.log_var = nn.Parameter(torch.zeros(z_dim))
+        self.mean, self.covariance = linear(x_dim, z_dim, generator), covariance
+        if _n_scale(z_dim, covariance) == z_dim:
+            self.log_var = nn.Parameter(torch.zeros(z_dim))
+        else:
+            self.scale = nn.Parameter(torch.zeros(_n_scale(z_dim, covariance)))
 
-    def forward(self, x: Tensor) -> DiagonalGaussian:
+    def forward(self, x: Tensor) -> Gaussian:
         mean = self.mean(x)
-        return DiagonalGaussian(mean, self.log_var.expand_as(mean))
+        if self.covariance == "diagonal":
+            return DiagonalGaussian(mean, self.log_var.expand_as(mean))
+        return FullGaussian(mean, _scale_tril(self.scale, mean.shape[-1]))
 
 
 class MLPEncoder(nn.Module):
@@ -60,23 +65,51 @@ class MLPEncoder(nn.Module):
         self, x_dim: int, hidden: Sequence[int], z_dim: int, generator: Generator, covariance: str = "diagonal"
     ) -> None:
         super().__init__()
-        if covariance not in ("diagonal", "full"):
-            raise ValueError(f"covariance must be 'diagonal' or 'full', got {covariance!r}; pass one of the two")
         self.z_dim, self.covariance = z_dim, covariance
-        n_scale = z_dim if covariance == "diagonal" else z_dim * (z_dim + 1) // 2
-        self.net = mlp([x_dim, *hidden, z_dim + n_scale], generator)
+        self.net = mlp([x_dim, *hidden, z_dim + _n_scale(z_dim, covariance)], generator)
 
     def forward(self, x: Tensor) -> Gaussian:
         mean, scale = self.net(x).tensor_split([self.z_dim], dim=-1)
         if self.covariance == "diagonal":
             return DiagonalGaussian(mean, scale)
-        # The first numbers are the diagonal's logarithms, the others the entries below it, row by row: placed by
-        # constant one-hot maps, because vmap does not take indexed assignment.
-        log_diagonal, below = scale.tensor_split([self.z_dim], dim=-1)
-        rows, columns = torch.tril_indices(self.z_dim, self.z_dim, offset=-1, device=x.device)
-        eye = torch.eye(self.z_dim, dtype=x.dtype, device=x.device)
-        lower = torch.einsum("...n,nr,nc->...rc", below, eye[rows], eye[columns])
-        return FullGaussian(mean, torch.diag_embed(log_diagonal.exp()) + lower)
+        return FullGaussian(mean, _scale_tril(scale, self.z_dim))
+
+
+def _n_scale(z_dim: int, covariance: str) -> int:
+    if covariance not in ("diagonal", "full"):
+        raise ValueError(f"covariance must be 'diagonal' or 'full', got {covariance!r}; pass one of the two")
+    return z_dim if covariance == "diagonal" else z_dim * (z_dim + 1) // 2
+
+
+def _scale_tril(numbers: Tensor, z_dim: int) -> Tensor:
+    """(..., Z (Z + 1) / 2) -> a Cholesky factor (..., Z, Z): first its diagonal's logarithms, then the entries below,
+    row by row, placed by constant one-hot maps, because vmap does not take indexed assignment.
+    """
+    log_diagonal, below = numbers.tensor_split([z_dim], dim=-1)
+    rows, columns = torch.tril_indices(z_dim, z_dim, offset=-1, device=numbers.device)
+    eye = torch.eye(z_dim, dtype=numbers.dtype, device=numbers.device)
+    lower = torch.einsum("...n,nr,nc->...rc", below, eye[rows], eye[columns])
+    return torch.diag_embed(log_diagonal.exp()) + lower
+
+
+class MaskedLinear(nn.Module):
+    """A linear map (..., Z) -> (..., X) without bias whose weight (X, Z) is zero where `mask` (X, Z) is: the loadings
+    of a confirmatory factor model.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, generator: Generator) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask.float())
+        self.weight = linear(mask.shape[1], mask.shape[0], generator).weight
+
+    def loadings(self) -> Tensor:
+        """The weight with its zeros, (X, Z)."""
+        return self.weight * self.mask
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z @ self.loadings().mT
 
 
 class GaussianLikelihood(nn.Module):
@@ -98,6 +131,26 @@ class GaussianLikelihood(nn.Module):
         """log p(x|z) in nats, summed over X, with its constant: x (B, X), decoder output (K, B, X) -> (K, B)."""
         squared = (x - out).square().sum(-1)
         return -0.5 * (squared * (-self.log_variance).exp() + x.shape[-1] * (self.log_variance + LOG_2PI))
+
+    def mean(self, out: Tensor) -> Tensor:
+        """E[x|z] from the decoder's output."""
+        return out
+
+    def check(self, x: Tensor) -> None:
+        """Any real data will do."""
+
+
+class DiagonalGaussianLikelihood(nn.Module):
+    """p(x|z) = N(x; f(z), diag(exp(log_variance))), a free variance for each of the X dimensions."""
+
+    def __init__(self, x_dim: int) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(x_dim))
+
+    def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
+        """log p(x|z) in nats, summed over X, with its constant: x (B, X), decoder output (K, B, X) -> (K, B)."""
+        squared = (x - out).square() * (-self.log_variance).exp()
+        return -0.5 * (squared + self.log_variance + LOG_2PI).sum(-1)
 
     def mean(self, out: Tensor) -> Tensor:
         """E[x|z] from the decoder's output."""
@@ -129,14 +182,15 @@ class BernoulliLikelihood(nn.Module):
             )
 
 
+Likelihood = GaussianLikelihood | DiagonalGaussianLikelihood | BernoulliLikelihood
+
+
 class VAE(nn.Module):
     """p(z) = N(0, I), p(x|z) by `decoder` and `likelihood`, q(z|x) by `encoder`. Kingma & Welling 2014,
     arXiv:1312.6114.
     """
 
-    def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, likelihood: GaussianLikelihood | BernoulliLikelihood
-    ) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
 

@@ -13,7 +13,7 @@ from vae.factor_analysis.objective import (
     precision,
 )
 from vae.factor_analysis.structure import Parameters, Structure, confirmatory, exploratory
-from vae.factor_analysis.theory import first_order_bias, information, standard_errors
+from vae.factor_analysis.theory import first_order_bias, information, sample_covariances, standard_errors
 
 __all__ = [
     "FLOOR",
@@ -37,5 +37,6 @@ __all__ = [
     "optima",
     "posterior",
     "precision",
+    "sample_covariances",
     "standard_errors",
 ]

@@ -1,8 +1,8 @@
 r"""Exploratory factor analysis as a function of the uniquenesses alone.
 
 Given psi the best loadings are known (Lawley 1940): with l_1 >= l_2 ... and u_j the eigenpairs of psi^-1/2 S psi^-1/2,
-column j of W is psi^1/2 u_j sqrt(l_j - 1) for the first k with l_j > 1. They make W' psi^-1 W diagonal, so a diagonal
-posterior is exact and the same solution is the optimum of the diagonal ELBO. What remains of -2 log-likelihood is
+column j of W is psi^1/2 u_j sqrt(l_j - 1) for the first k with l_j > 1. (They make W' psi^-1 W diagonal, so a diagonal
+posterior is exact there: the diagonal ELBO has the same maximum.) What remains of -2 log-likelihood is
 log|S| + k + sum over the other eigenvalues of l_b - log l_b (Joreskog 1967), whose first and second derivatives by
 log psi are exact and cheap.
 """
@@ -18,9 +18,12 @@ from vae.factor_analysis.structure import Layout, Parameters
 
 
 def has_profile(layout: Layout, encoder: Encoder, patterns: Patterns) -> bool:
-    """Whether this problem is one for `exploratory_fit`."""
+    """Whether this problem is one for `exploratory_fit`: maximum likelihood of an exploratory model on complete data.
+
+    It would serve the diagonal ELBO just as well. That one is maximised for itself, so that the agreement is a result.
+    """
     complete = len(patterns.seen) == 1 and bool(patterns.seen.all())
-    return layout.structure.mask is None and complete and encoder in ("full", "diagonal", "whitened")
+    return layout.structure.mask is None and complete and encoder == "full"
 
 
 def exploratory_fit(

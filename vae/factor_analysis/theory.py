@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,22 @@ def first_order_bias(parameters: Parameters, structure: Structure, encoder: Enco
         return -torch.linalg.solve(_information(theta, layout), slope)
 
     return _placed(_mapped(one, layout.theta(parameters)), layout)
+
+
+def sample_covariances(covariance: Tensor, n: int, replicates: int, *, seed: int) -> Tensor:
+    """1/n covariances (replicates, p, p) of n normal data with this covariance (p, p), their mean fitted.
+
+    n times each is Wishart with n - 1 degrees of freedom, drawn without the data (Bartlett 1933). ValueError: n is too
+    small for a covariance of full rank.
+    """
+    p = covariance.shape[-1]
+    if n <= p:
+        raise ValueError(f"n must exceed the {p} items, got {n}; fewer data have a singular covariance")
+    stream = np.random.default_rng([seed, n])
+    lower = np.tril(stream.standard_normal((replicates, p, p)), -1)
+    lower[:, range(p), range(p)] = np.sqrt(stream.chisquare(n - 1 - np.arange(p), (replicates, p)))
+    factor = torch.linalg.cholesky(covariance.double()) @ torch.from_numpy(lower) / n**0.5
+    return factor @ factor.mT
 
 
 def _information(theta: Tensor, layout: Layout) -> Tensor:
