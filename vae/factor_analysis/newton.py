@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 
+LONGEST = 2.0  # no coordinate moves further in one step
+
+
 def newton(
     u: Tensor,
     lower: Tensor,
@@ -19,8 +22,8 @@ def newton(
     """Minima of many smooth functions at once, u (B, P) above `lower` (B, P): (u, steps (B,), converged (B,)).
 
     Newton's method with the Hessian's eigenvalues made positive, so that saddles repel (Dauphin et al. 2014), halved
-    steps until the loss falls, and coordinates held at their bound while the slope presses them there (Bertsekas
-    1982). `loss(u, rows)` (n,) and `derivatives(u, rows)` ((n, P), (n, P, P)) see the rows still at work.
+    steps until the loss falls, and coordinates at or near their bound taken out of the Hessian while the slope presses
+    them there (Bertsekas 1982). `loss(u, rows)` (n,) and `derivatives(u, rows)` ((n, P), (n, P, P)) see the rows still at work.
     """
     u = torch.maximum(u, lower)
     steps = torch.zeros(len(u), dtype=torch.int64)
@@ -35,14 +38,15 @@ def newton(
         broken = ~(slope.isfinite().all(-1) & curvature.isfinite().all(-1).all(-1))
         slope = slope.masked_fill(broken[:, None], 0)
         curvature = curvature.masked_fill(broken[:, None, None], 0)
-        held = (here <= bound) & (slope > 0)
+        held = (here <= bound + LONGEST) & (slope > 0)  # near enough: these go straight to the bound
         slope = slope.masked_fill(held, 0)
         curvature = curvature.masked_fill(held[:, :, None] | held[:, None, :], 0) + torch.diag_embed(held.to(u.dtype))
         values, vectors = torch.linalg.eigh(curvature)
         size = values.abs()
         size = torch.maximum(size, 1e-9 * size.amax(-1, keepdim=True)).clamp(min=torch.finfo(u.dtype).tiny)
         step = -(vectors @ ((vectors.mT @ slope[..., None]) / size[..., None])).squeeze(-1)
-        step = step / (step.abs().amax(-1, keepdim=True) / 2).clamp(min=1)  # no parameter moves by more than 2 at once
+        step = torch.where(held, bound - here, step)
+        step = step / (step.abs().amax(-1, keepdim=True) / LONGEST).clamp(min=1)
         length = torch.ones(len(rows), 1, dtype=u.dtype)
         best, best_value = here, value
         waiting = torch.ones(len(rows), dtype=torch.bool)
