@@ -231,7 +231,9 @@ def _solve(
     begin = _starts(flat, layout, starts, seed, init)
     floor = FLOOR * repeated.diagonal(dim1=-2, dim2=-1)
     if has_profile(layout, encoder, patterns):
-        parameters, iterations, converged = exploratory_fit(repeated, layout.k, begin.psi, floor, tol, max_iter)
+        parameters, iterations, converged = exploratory_fit(
+            repeated, layout.k, begin.psi, floor if layout.free_psi else None, tol, max_iter
+        )
     else:
         for _ in range(EM_STEPS):
             begin = _em_step(begin, repeated, layout, encoder, patterns)
