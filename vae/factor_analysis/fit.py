@@ -115,7 +115,8 @@ def fit(
 
     S (..., p, p): one 1/N covariance or many, which are solved as one batch; the result gains its leading axes. The
     best of one planned start (or `init`, whose axes broadcast) and `starts` random ones. `tol`: the largest change of
-    a parameter (of log psi) in the Newton step that ends it. Columns of W are signed to a positive sum.
+    a parameter (of log psi) in the Newton step that ends it. Columns of W are signed to a
+    positive sum, those that a tie or a fixed correlation joins together.
 
     ValueError: S is no covariance matrix, does not fit the structure, or does not determine the parameters. A warning
     where an exploratory model has fewer covariances than parameters.
@@ -240,7 +241,7 @@ def _solve(
         parameters, iterations, converged = _newton_fit(
             begin, repeated, layout, encoder, patterns, floor, tol, max_iter
         )
-    W, psi, phi = _signed(parameters)
+    W, psi, phi = _signed(parameters, layout)
     log_lik = log_likelihood(Parameters(W, psi, phi), repeated, patterns)
     bound = log_lik if encoder == "full" else elbo(Parameters(W, psi, phi), repeated, encoder, patterns)
     heywood = (psi <= 1.01 * floor) & layout.free_psi
@@ -248,9 +249,10 @@ def _solve(
     return FactorFit(*(part.reshape(*leading, 1 + starts, *part.shape[1:]) for part in found))
 
 
-def _signed(parameters: Parameters) -> Parameters:
-    sign = torch.where(parameters.W.sum(-2) < 0, -1.0, 1.0).to(parameters.W.dtype)
-    W = parameters.W * sign[..., None, :]
+def _signed(parameters: Parameters, layout: Layout) -> Parameters:
+    total = parameters.W.sum(-2) @ layout.sign_together().to(parameters.W.dtype)
+    sign = torch.where(total < 0, -1.0, 1.0).to(parameters.W.dtype)
+    W = parameters.W * sign[..., None, :] + 0.0  # no minus zero
     return Parameters(W, parameters.psi, parameters.phi * sign[..., None] * sign[..., None, :])
 
 
