@@ -121,8 +121,8 @@ def fit(
     ValueError: S is no covariance matrix, does not fit the structure, or does not determine the parameters. A warning
     where an exploratory model has fewer covariances than parameters.
     """
-    S, layout = _checked(S, structure, encoder, starts, tol)
-    found = _solve(S, layout, encoder, starts, seed, init, _patterns(patterns, S.shape[-1]), tol, max_iter)
+    S, layout, patterns = _checked(S, structure, encoder, starts, tol, patterns)
+    found = _solve(S, layout, encoder, starts, seed, init, patterns, tol, max_iter)
     best = found.elbo.argmax(-1)
     return FactorFit(*(_take(part, best) for part in found))
 
@@ -143,10 +143,10 @@ def optima(
     Two are the same if their ELBO agrees to 1e-7 nats and their covariance to 1e-4 of the largest variance. Raises as
     `fit` does, and if S is a batch.
     """
-    S, layout = _checked(S, structure, encoder, starts, tol)
+    S, layout, patterns = _checked(S, structure, encoder, starts, tol, patterns)
     if S.ndim != 2:
         raise ValueError(f"S must be one (p, p) matrix, got shape {tuple(S.shape)}; call it for each")
-    found = _solve(S, layout, encoder, starts, seed, None, _patterns(patterns, S.shape[-1]), tol, max_iter)
+    found = _solve(S, layout, encoder, starts, seed, None, patterns, tol, max_iter)
     distinct: list[Optimum] = []
     for at in found.elbo.argsort(descending=True).tolist():
         one = FactorFit(*(part[at] for part in found))
@@ -167,7 +167,9 @@ def _take(part: Tensor, best: Tensor) -> Tensor:
     return part.gather(axis, index).squeeze(axis)
 
 
-def _checked(S: Tensor, structure: Structure, encoder: str, starts: int, tol: float) -> tuple[Tensor, Layout]:
+def _checked(
+    S: Tensor, structure: Structure, encoder: str, starts: int, tol: float, patterns: Patterns | None
+) -> tuple[Tensor, Layout, Patterns]:
     check_encoder(encoder)
     if isinstance(starts, bool) or not isinstance(starts, int) or starts < 0:
         raise ValueError(f"starts must be an integer of at least 0, got {starts!r}; 8 is a good number")
@@ -175,9 +177,10 @@ def _checked(S: Tensor, structure: Structure, encoder: str, starts: int, tol: fl
         raise ValueError(f"tol must lie between 0 and 1, got {tol}; 1e-7 is a good number")
     S = positive_definite("S", S)
     p = S.shape[-1]
-    layout = Layout(structure, p)
+    layout, patterns = Layout(structure, p), _patterns(patterns, p)
+    together = patterns.seen.mT @ patterns.seen > 0  # pairs of items whose covariance the data show
     if structure.mask is None:
-        k, given = structure.k, p * (p + 1) // 2
+        k, given = structure.k, int(together.tril().sum())
         used = len(layout) - min(k, p) * (min(k, p) - 1) // 2
         if used > given:
             warnings.warn(
@@ -185,18 +188,18 @@ def _checked(S: Tensor, structure: Structure, encoder: str, starts: int, tol: fl
                 f"{given - used} degrees of freedom; the covariance is fitted, its parts are not determined",
                 stacklevel=3,
             )
-        return S, layout
+        return S, layout, patterns
     # Locally determined: at a generic point, the derivative of the covariance has a rank of all free parameters.
     draw = torch.rand(len(layout), generator=generator(0, "identification"), dtype=torch.float64)
     point = layout.from_u(0.3 + 0.7 * draw)
     slopes = torch.func.jacfwd(lambda theta: layout.from_theta(theta).covariance())(layout.theta(point))
-    rank = int(torch.linalg.matrix_rank(slopes.flatten(0, 1), rtol=1e-9))
+    rank = int(torch.linalg.matrix_rank(slopes[together], rtol=1e-9))
     if rank < len(layout):
         raise ValueError(
             f"structure must be identified, got {len(layout)} free parameters of which the covariance of {p} items "
             f"determines {rank}; fix {len(layout) - rank} more (loadings at zero, phi or psi), or use exploratory(k)"
         )
-    return S, layout
+    return S, layout, patterns
 
 
 def _patterns(patterns: Patterns | None, p: int) -> Patterns:
