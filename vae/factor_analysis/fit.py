@@ -181,7 +181,8 @@ def _checked(
     together = patterns.seen.mT @ patterns.seen > 0  # pairs of items whose covariance the data show
     if structure.mask is None:
         k, given = structure.k, int(together.tril().sum())
-        used = len(layout) - min(k, p) * (min(k, p) - 1) // 2
+        rank = min(k, p)  # of W W'; factors beyond p add nothing
+        used = p * rank - rank * (rank - 1) // 2 + layout.n_psi
         if used > given:
             warnings.warn(
                 f"exploratory({k}) has {used} free parameters beyond rotation and {p} items have {given} covariances: "
@@ -193,11 +194,11 @@ def _checked(
     draw = torch.rand(len(layout), generator=generator(0, "identification"), dtype=torch.float64)
     point = layout.from_u(0.3 + 0.7 * draw)
     slopes = torch.func.jacfwd(lambda theta: layout.from_theta(theta).covariance())(layout.theta(point))
-    rank = int(torch.linalg.matrix_rank(slopes[together], rtol=1e-9))
-    if rank < len(layout):
+    determined = int(torch.linalg.matrix_rank(slopes[together], rtol=1e-9))
+    if determined < len(layout):
         raise ValueError(
             f"structure must be identified, got {len(layout)} free parameters of which the covariance of {p} items "
-            f"determines {rank}; fix {len(layout) - rank} more (loadings at zero, phi or psi), or use exploratory(k)"
+            f"determines {determined}; fix {len(layout) - determined} more (loadings at zero, phi or psi), or use exploratory(k)"
         )
     return S, layout, patterns
 
