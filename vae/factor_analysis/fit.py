@@ -115,13 +115,14 @@ def fit(
 
     S (..., p, p): one 1/N covariance or many, which are solved as one batch; the result gains its leading axes. The
     best of one planned start (or `init`, whose axes broadcast) and `starts` random ones. `tol`: the largest change of
-    a parameter (of log psi) in the Newton step that ends it. Columns of W are signed to a positive sum.
+    a parameter (of log psi) in the Newton step that ends it. Columns of W are signed to a
+    positive sum, those that a tie or a fixed correlation joins together.
 
     ValueError: S is no covariance matrix, does not fit the structure, or does not determine the parameters. A warning
     where an exploratory model has fewer covariances than parameters.
     """
-    S, layout = _checked(S, structure, encoder, starts, tol)
-    found = _solve(S, layout, encoder, starts, seed, init, _patterns(patterns, S.shape[-1]), tol, max_iter)
+    S, layout, patterns = _checked(S, structure, encoder, starts, tol, patterns)
+    found = _solve(S, layout, encoder, starts, seed, init, patterns, tol, max_iter)
     best = found.elbo.argmax(-1)
     return FactorFit(*(_take(part, best) for part in found))
 
@@ -142,10 +143,10 @@ def optima(
     Two are the same if their ELBO agrees to 1e-7 nats and their covariance to 1e-4 of the largest variance. Raises as
     `fit` does, and if S is a batch.
     """
-    S, layout = _checked(S, structure, encoder, starts, tol)
+    S, layout, patterns = _checked(S, structure, encoder, starts, tol, patterns)
     if S.ndim != 2:
         raise ValueError(f"S must be one (p, p) matrix, got shape {tuple(S.shape)}; call it for each")
-    found = _solve(S, layout, encoder, starts, seed, None, _patterns(patterns, S.shape[-1]), tol, max_iter)
+    found = _solve(S, layout, encoder, starts, seed, None, patterns, tol, max_iter)
     distinct: list[Optimum] = []
     for at in found.elbo.argsort(descending=True).tolist():
         one = FactorFit(*(part[at] for part in found))
@@ -166,7 +167,9 @@ def _take(part: Tensor, best: Tensor) -> Tensor:
     return part.gather(axis, index).squeeze(axis)
 
 
-def _checked(S: Tensor, structure: Structure, encoder: str, starts: int, tol: float) -> tuple[Tensor, Layout]:
+def _checked(
+    S: Tensor, structure: Structure, encoder: str, starts: int, tol: float, patterns: Patterns | None
+) -> tuple[Tensor, Layout, Patterns]:
     check_encoder(encoder)
     if isinstance(starts, bool) or not isinstance(starts, int) or starts < 0:
         raise ValueError(f"starts must be an integer of at least 0, got {starts!r}; 8 is a good number")
@@ -174,28 +177,30 @@ def _checked(S: Tensor, structure: Structure, encoder: str, starts: int, tol: fl
         raise ValueError(f"tol must lie between 0 and 1, got {tol}; 1e-7 is a good number")
     S = positive_definite("S", S)
     p = S.shape[-1]
-    layout = Layout(structure, p)
+    layout, patterns = Layout(structure, p), _patterns(patterns, p)
+    together = patterns.seen.mT @ patterns.seen > 0  # pairs of items whose covariance the data show
     if structure.mask is None:
-        k, given = structure.k, p * (p + 1) // 2
-        used = len(layout) - min(k, p) * (min(k, p) - 1) // 2
+        k, given = structure.k, int(together.tril().sum())
+        rank = min(k, p)  # of W W'; factors beyond p add nothing
+        used = p * rank - rank * (rank - 1) // 2 + layout.n_psi
         if used > given:
             warnings.warn(
                 f"exploratory({k}) has {used} free parameters beyond rotation and {p} items have {given} covariances: "
                 f"{given - used} degrees of freedom; the covariance is fitted, its parts are not determined",
                 stacklevel=3,
             )
-        return S, layout
+        return S, layout, patterns
     # Locally determined: at a generic point, the derivative of the covariance has a rank of all free parameters.
     draw = torch.rand(len(layout), generator=generator(0, "identification"), dtype=torch.float64)
     point = layout.from_u(0.3 + 0.7 * draw)
     slopes = torch.func.jacfwd(lambda theta: layout.from_theta(theta).covariance())(layout.theta(point))
-    rank = int(torch.linalg.matrix_rank(slopes.flatten(0, 1), rtol=1e-9))
-    if rank < len(layout):
+    determined = int(torch.linalg.matrix_rank(slopes[together], rtol=1e-9))
+    if determined < len(layout):
         raise ValueError(
             f"structure must be identified, got {len(layout)} free parameters of which the covariance of {p} items "
-            f"determines {rank}; fix {len(layout) - rank} more (loadings at zero, phi or psi), or use exploratory(k)"
+            f"determines {determined}; fix {len(layout) - determined} more (loadings at zero, phi or psi), or use exploratory(k)"
         )
-    return S, layout
+    return S, layout, patterns
 
 
 def _patterns(patterns: Patterns | None, p: int) -> Patterns:
@@ -231,14 +236,16 @@ def _solve(
     begin = _starts(flat, layout, starts, seed, init)
     floor = FLOOR * repeated.diagonal(dim1=-2, dim2=-1)
     if has_profile(layout, encoder, patterns):
-        parameters, iterations, converged = exploratory_fit(repeated, layout.k, begin.psi, floor, tol, max_iter)
+        parameters, iterations, converged = exploratory_fit(
+            repeated, layout.k, begin.psi, floor if layout.free_psi else None, tol, max_iter
+        )
     else:
         for _ in range(EM_STEPS):
             begin = _em_step(begin, repeated, layout, encoder, patterns)
         parameters, iterations, converged = _newton_fit(
             begin, repeated, layout, encoder, patterns, floor, tol, max_iter
         )
-    W, psi, phi = _signed(parameters)
+    W, psi, phi = _signed(parameters, layout)
     log_lik = log_likelihood(Parameters(W, psi, phi), repeated, patterns)
     bound = log_lik if encoder == "full" else elbo(Parameters(W, psi, phi), repeated, encoder, patterns)
     heywood = (psi <= 1.01 * floor) & layout.free_psi
@@ -246,9 +253,10 @@ def _solve(
     return FactorFit(*(part.reshape(*leading, 1 + starts, *part.shape[1:]) for part in found))
 
 
-def _signed(parameters: Parameters) -> Parameters:
-    sign = torch.where(parameters.W.sum(-2) < 0, -1.0, 1.0).to(parameters.W.dtype)
-    W = parameters.W * sign[..., None, :]
+def _signed(parameters: Parameters, layout: Layout) -> Parameters:
+    total = parameters.W.sum(-2) @ layout.sign_together().to(parameters.W.dtype)
+    sign = torch.where(total < 0, -1.0, 1.0).to(parameters.W.dtype)
+    W = parameters.W * sign[..., None, :] + 0.0  # no minus zero
     return Parameters(W, parameters.psi, parameters.phi * sign[..., None] * sign[..., None, :])
 
 

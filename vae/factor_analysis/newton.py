@@ -22,8 +22,9 @@ def newton(
     """Minima of many smooth functions at once, u (B, P) above `lower` (B, P): (u, steps (B,), converged (B,)).
 
     Newton's method with the Hessian's eigenvalues made positive, so that saddles repel (Dauphin et al. 2014), halved
-    steps until the loss falls, and coordinates at or near their bound taken out of the Hessian while the slope presses
-    them there (Bertsekas 1982). `loss(u, rows)` (n,) and `derivatives(u, rows)` ((n, P), (n, P, P)) see the rows still at work.
+    steps until the loss falls, a push off a saddle that was reached exactly, and coordinates at or near their bound
+    taken out of the Hessian while the slope presses them there (Bertsekas 1982). `loss(u, rows)` (n,) and
+    `derivatives(u, rows)` ((n, P), (n, P, P)) see the rows still at work.
     """
     u = torch.maximum(u, lower)
     steps = torch.zeros(len(u), dtype=torch.int64)
@@ -47,6 +48,11 @@ def newton(
         step = -(vectors @ ((vectors.mT @ slope[..., None]) / size[..., None])).squeeze(-1)
         step = torch.where(held, bound - here, step)
         step = step / (step.abs().amax(-1, keepdim=True) / LONGEST).clamp(min=1)
+        small = step.abs().amax(-1) < tol
+        # No slope and a downward bend: a saddle, which Newton's step cannot leave. Go down the bend.
+        saddle = small & (values[:, 0] < -1e-6 * size[:, -1].maximum(size[:, 0]))
+        step = torch.where(saddle[:, None], 0.1 * vectors[:, :, 0], step)
+        small = small & ~saddle
         length = torch.ones(len(rows), 1, dtype=u.dtype)
         best, best_value = here, value
         waiting = torch.ones(len(rows), dtype=torch.bool)
@@ -62,7 +68,6 @@ def newton(
             if not waiting.any():
                 break
             length[waiting] /= 2
-        small = step.abs().amax(-1) < tol
         u = u.index_put((rows,), best)
         steps[rows] += 1
         converged[rows] = small & ~broken

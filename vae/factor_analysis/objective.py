@@ -40,7 +40,7 @@ class Posterior(NamedTuple):
 def check_encoder(encoder: str) -> None:
     """ValueError: there is no such family."""
     if encoder not in get_args(Encoder):
-        raise ValueError(f"encoder must be one of {', '.join(map(repr, get_args(Encoder)))}, got {encoder!r}")
+        raise ValueError(f"encoder must be one of {', '.join(map(repr, get_args(Encoder)))}, got {encoder!r}; pass one")
 
 
 def inverse(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,6 +61,7 @@ def precision(parameters: Parameters, seen: Tensor | None = None) -> Tensor:
 
 def volume(M: Tensor, phi: Tensor, encoder: Encoder) -> Tensor:
     """vol(M), which stands where the exact posterior has log|M|; (...,)."""
+    check_encoder(encoder)
     if encoder == "full":
         return inverse(M)[1]
     if encoder == "isotropic":
@@ -75,6 +76,7 @@ def volume(M: Tensor, phi: Tensor, encoder: Encoder) -> Tensor:
 
 def posterior(parameters: Parameters, encoder: Encoder = "full", seen: Tensor | None = None) -> Posterior:
     """The best q of the family."""
+    check_encoder(encoder)
     W, psi, phi = parameters
     M = precision(parameters, seen)
     exact = inverse(M)[0]

@@ -27,9 +27,15 @@ def has_profile(layout: Layout, encoder: Encoder, patterns: Patterns) -> bool:
 
 
 def exploratory_fit(
-    S: Tensor, k: int, psi: Tensor, floor: Tensor, tol: float, max_iter: int
+    S: Tensor, k: int, psi: Tensor, floor: Tensor | None, tol: float, max_iter: int
 ) -> tuple[Parameters, Tensor, Tensor]:
-    """From psi (B, p), for S (B, p, p): the parameters, the Newton steps (B,) and whether they converged (B,)."""
+    """From psi (B, p), for S (B, p, p): the parameters, the Newton steps (B,) and whether they converged (B,).
+
+    Without a `floor` psi is fixed, and the answer needs no step.
+    """
+    if floor is None:
+        steps = torch.zeros(len(S), dtype=torch.int64)
+        return best_loadings(S, psi, k), steps, torch.ones_like(steps, dtype=torch.bool)
     log_psi, steps, converged = newton(
         psi.log(),
         floor.log(),

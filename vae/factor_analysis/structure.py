@@ -163,11 +163,22 @@ class Layout:
     def __len__(self) -> int:
         return self.n_loadings + self.n_psi + self.n_phi
 
+    def _shared(self) -> Tensor:
+        """Which two columns of W a tie joins, (k, k); every column is joined to itself."""
+        owners = torch.zeros(self.n_loadings, self.k).index_put((self.group, self.columns), torch.ones(len(self.group)))
+        return owners.mT @ owners > 0
+
     @property
     def scalable(self) -> bool:
         """Whether the columns of W may be scaled one by one: no tie joins two of them."""
-        owners = torch.zeros(self.n_loadings, self.k).index_put((self.group, self.columns), torch.ones(len(self.group)))
-        return bool((owners.sum(1) == 1).all())
+        return int(self._shared().sum()) == self.k
+
+    def sign_together(self) -> Tensor:
+        """Which columns of W change their sign only together, (k, k): those that ties or fixed correlations join."""
+        joined = self._shared()
+        if isinstance(self.structure.phi, Tensor):
+            joined = joined | (self.structure.phi != 0)
+        return torch.linalg.matrix_power(joined.double(), self.k) > 0  # by way of others too
 
     def _split(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         loadings, psi, phi = numbers.tensor_split([self.n_loadings, self.n_loadings + self.n_psi], dim=-1)

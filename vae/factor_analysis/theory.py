@@ -23,15 +23,24 @@ def information(parameters: Parameters, structure: Structure) -> Tensor:
 
 
 def standard_errors(parameters: Parameters, structure: Structure, n: int) -> Parameters:
-    """Asymptotic standard errors of maximum likelihood from n data at these parameters; 0 for what is fixed."""
+    """Asymptotic standard errors of maximum likelihood from n data at these parameters; 0 for what is fixed.
+
+    ValueError: the parameters are not determined (an exploratory model of two factors may be rotated), or n is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}; pass the number of data")
     layout = Layout(structure, parameters.W.shape[-2])
-    inverse = torch.linalg.inv(information(parameters, structure))
+    inverse = torch.linalg.inv(_determined(information(parameters, structure)))
     return _placed((inverse.diagonal(dim1=-2, dim2=-1) / n).sqrt(), layout)
 
 
 def first_order_bias(parameters: Parameters, structure: Structure, encoder: Encoder = "diagonal") -> Parameters:
-    """What the ELBO's optimum differs by from these true parameters, to first order in the gap g: -I^-1 grad g."""
+    """What the ELBO's optimum differs by from these true parameters, to first order in the gap g: -I^-1 grad g.
+
+    ValueError: the parameters are not determined, as for `standard_errors`.
+    """
     layout = Layout(structure, parameters.W.shape[-2])
+    _determined(information(parameters, structure))
 
     def one(theta: Tensor) -> Tensor:
         slope = torch.func.grad(lambda t: gap(layout.from_theta(t), encoder))(theta)
@@ -61,6 +70,17 @@ def _information(theta: Tensor, layout: Layout) -> Tensor:
     inverse = torch.linalg.inv(layout.from_theta(theta).covariance())
     white = torch.einsum("ab,bcn->nac", inverse, slopes)
     return 0.5 * torch.einsum("nac,mca->nm", white, white)
+
+
+def _determined(information: Tensor) -> Tensor:
+    size = information.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(information.dtype).tiny).sqrt()
+    smallest = torch.linalg.eigvalsh(information / size[..., None] / size[..., None, :])[..., 0]
+    if not (smallest > 1e-10).all():
+        raise ValueError(
+            f"structure must be identified at these parameters, got an information matrix of rank below "
+            f"{information.shape[-1]}; fix more of them (confirmatory), or take functions of the covariance alone"
+        )
+    return information
 
 
 def _mapped(f: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
