@@ -15,6 +15,7 @@ import torch
 from torch.testing import assert_close
 
 from vae import checkpoint
+from vae.data import REGISTRY
 from vae.ensemble import stack
 from vae.models import VAE, BernoulliLikelihood, MLPEncoder, mlp
 from vae.noise import generator
@@ -155,6 +156,13 @@ def test_images_are_kept_as_bytes_without_loss(levels, dtype):
     assert rows.values.dtype == torch.uint8
     index = torch.tensor([[3, 1], [4, 1]])
     assert torch.equal(rows.at(index), grey.to(dtype)[index])
+
+
+@pytest.mark.parametrize("levels", sorted({source.levels for source in REGISTRY.values()}))
+def test_bytes_become_the_same_numbers_however_a_gpu_divides(levels):
+    grey = torch.arange(256)
+    for quotient in (grey.double() / levels, grey.double() * (1 / levels)):
+        assert torch.equal(quotient.float(), grey.float() / levels)
 
 
 @pytest.mark.parametrize("spoil", [lambda x: x + 1e-6, lambda x: x - 1, lambda x: 300 * x])
