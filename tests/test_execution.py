@@ -392,10 +392,23 @@ def test_a_finished_chunk_is_kept_whatever_the_interval(data, tmp_path, monkeypa
     assert sum(finished) >= len(MEMBERS) - 3
 
 
-def test_an_unfinished_run_keeps_its_plan(data, tmp_path):
-    first = run(data, compile=False, chunk=3, workers=1, checkpoint=tmp_path / "c", checkpoint_seconds=0)
-    second = run(data, compile=False, chunk=2, workers=1, checkpoint=tmp_path / "c")
-    assert second.plan.chunks == first.plan.chunks
+def test_an_unfinished_run_keeps_its_plan(data, tmp_path, monkeypatch):
+    first = run(data, compile=False, chunk=3, workers=1, checkpoint=tmp_path, checkpoint_seconds=0)
+    assert run(data, workers=1, checkpoint=tmp_path).plan.chunks == first.plan.chunks
+    monkeypatch.setattr("vae.train.plan.has_compiler", lambda device: True)
+    monkeypatch.setenv("VAE_CHUNK", "2")
+    for how, what in (({"compile": False}, "chunks"), ({"compile": True, "chunk": 3}, "compile")):
+        with pytest.raises(ValueError, match=rf"{tmp_path} holds a run whose {what} differ .* delete the folder"):
+            run(data, workers=1, checkpoint=tmp_path, **how)
+
+
+def test_a_chunk_of_another_plan_is_refused_by_name(data, tmp_path):
+    """As runs of the same work leave them that began at the same time in one folder."""
+    for name, chunk in (("a", 3), ("b", 2)):
+        run(data, compile=False, chunk=chunk, workers=1, checkpoint=tmp_path / name, checkpoint_seconds=0)
+    (tmp_path / "a" / "run.json").replace(tmp_path / "b" / "run.json")
+    with pytest.raises(ValueError, match=r"b.chunk-0000.safetensors is of another plan; delete it"):
+        run(data, workers=1, checkpoint=tmp_path / "b")
 
 
 def test_a_plan_that_has_made_nothing_yet_may_be_replaced(data, tmp_path):

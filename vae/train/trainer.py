@@ -201,7 +201,10 @@ def _assembled(
 
 
 def _folder(execution: Execution, chosen: Plan, identify: Callable[[], dict[str, Any]]) -> tuple[Path | None, Plan]:
-    """Where checkpoints go, if anywhere, and the plan to follow: that of an unfinished run which is found there."""
+    """Where checkpoints go, if anywhere, and the plan to follow: that of an unfinished run which is found there.
+
+    ValueError: something else than that plan was asked for.
+    """
     folder, home = execution.checkpoint, checkpoint.home()
     if folder is not None:
         identity = identify()
@@ -211,7 +214,12 @@ def _folder(execution: Execution, chosen: Plan, identify: Callable[[], dict[str,
         folder = home / f"{checkpoint.number():03}-{digest[:16]}"
     else:
         return None, chosen
-    found = checkpoint.claim(Path(folder), identity, {"chunks": chosen.chunks, "compile": chosen.compile})
+    found = checkpoint.claim(Path(folder), identity, chosen.lasting)
+    if differ := [name for name in chosen.forced if found[name] != chosen.lasting[name]]:
+        raise ValueError(
+            f"{folder} holds a run whose {' and '.join(differ)} differ from what Execution or the environment asks "
+            "for; leave the choice open to go on with that run, or delete the folder to start afresh"
+        )
     return Path(folder), chosen._replace(chunks=tuple(map(tuple, found["chunks"])), compile=found["compile"])
 
 
