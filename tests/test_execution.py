@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -445,6 +446,59 @@ def test_the_checkpoints_of_another_run_are_refused(data, tmp_path):
             run(data, checkpoint=tmp_path, compile=False, **change)
     with pytest.raises(ValueError, match="another run: data differ"):
         run(1 - data, checkpoint=tmp_path, compile=False)
+
+
+def test_a_run_does_not_go_on_with_another_number_of_threads(data, tmp_path, monkeypatch):
+    threads = torch.get_num_threads()
+    run(data, checkpoint=tmp_path, compile=False, workers=1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    with pytest.raises(ValueError, match="another run: threads differ"):
+        run(data, checkpoint=tmp_path, compile=False, workers=1)
+
+
+def closing_over(weight):
+    return lambda model, x, eps, member: weight * objective(model, x, eps, member)
+
+
+def with_default(value):
+    def weighted(model, x, eps, member, weight=value):
+        return weight * objective(model, x, eps, member)
+
+    return weighted
+
+
+def with_argument(value):
+    return partial(lambda model, x, eps, member, weight: weight * objective(model, x, eps, member), weight=value)
+
+
+def with_slope(slope):
+    def build_bent(member):
+        model = build(member)
+        model.decoder[1] = torch.nn.LeakyReLU(slope)
+        return model
+
+    return build_bent
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "values"),
+    [
+        ("objective", closing_over, (1.0, 2.0)),
+        ("objective", closing_over, (torch.ones(11), 2 * torch.ones(11))),
+        ("objective", with_default, (1.0, 2.0)),
+        ("objective", with_argument, (1.0, 2.0)),
+        ("model", with_slope, (0.1, 0.2)),
+    ],
+)
+def test_another_number_within_the_objective_or_the_model_is_another_run(data, tmp_path, name, made, values):
+    def go(value):
+        f, make = (made(value), build) if name == "objective" else (objective, made(value))
+        execution = Execution(compile=False, workers=1, checkpoint=tmp_path, checkpoint_seconds=0)
+        return train(stack(make, MEMBERS), f, data, Schedule(steps=3, batch_size=11), execution=execution)
+
+    equal(go(values[0]), go(values[0]))
+    with pytest.raises(ValueError, match=f"another run: {name} differ"):
+        go(values[1])
 
 
 def test_long_work_within_a_block_finds_its_checkpoints_by_itself(data, tmp_path):
