@@ -89,10 +89,22 @@ def test_compiled_chunks_may_hold_different_numbers_of_streams(data):
 
 
 @needs_compiler
-def test_compiled_equals_eager_in_float32_after_200_steps(data):
+def test_compiled_on_two_workers_equals_eager_in_float64(data):
+    ours = run(data, compile=True, workers=2)
+    assert ours.plan.compile
+    assert ours.plan.workers == 2
+    agree(ours, run(data, compile=False, workers=1))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param({"compile": True}, marks=needs_compiler), {"compile": False, "chunk": 3},
+     {"compile": False, "workers": 2}],
+)  # fmt: skip
+def test_in_float32_all_agree_to_1e_5_after_200_steps(data, how):
     schedule = Schedule(steps=200, batch_size=11, learning_rate=1e-3)
-    a, b = (run(data, torch.float32, schedule, compile=compile_) for compile_ in (True, False))
-    agree(a, b, rtol=1e-5, atol=1e-5)
+    whole = run(data, torch.float32, schedule, compile=False, workers=1, chunk=len(MEMBERS))
+    agree(run(data, torch.float32, schedule, **how), whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 6])
@@ -315,17 +327,18 @@ import sys, torch
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import test_execution as t
-slow = t.Schedule(steps=600, batch_size=11, learning_rate=1e-2, n_samples=3, log_every=5)
 data = torch.load({data!r}, weights_only=True)
-t.run(data, torch.float32, slow, checkpoint=Path({folder!r}), checkpoint_seconds=0, **{how!r})
+t.run(data, torch.float32, t.LONG, checkpoint=Path({folder!r}), checkpoint_seconds=0, **{how!r})
 """
+LONG = Schedule(steps=600, batch_size=11, learning_rate=1e-2, n_samples=3, log_every=5)
 
 
 @pytest.mark.parametrize(
-    "how", [{"compile": False, "workers": 1, "chunk": 3}, {"compile": False, "workers": 2, "chunk": 3}]
-)
+    "how",
+    [{"compile": False, "workers": 1, "chunk": 4}, {"compile": False, "workers": 2, "chunk": 4},
+     pytest.param({"compile": True, "workers": 1, "chunk": 4}, marks=needs_compiler)],
+)  # fmt: skip
 def test_a_killed_run_goes_on_to_the_same_numbers(data, tmp_path, how):
-    schedule = Schedule(steps=600, batch_size=11, learning_rate=1e-2, n_samples=3, log_every=5)
     folder = tmp_path / "checkpoints"
     torch.save(data, tmp_path / "data.pt")
     source = INTERRUPTED.format(
@@ -342,24 +355,10 @@ def test_a_killed_run_goes_on_to_the_same_numbers(data, tmp_path, how):
     process.wait()
     time.sleep(0.5)  # a worker notices at its next row of history
     at = checkpoint.read(first)[1]["step"]
-    assert 50 <= at < 600
-    resumed = run(data, torch.float32, schedule, checkpoint=folder, checkpoint_seconds=1e9, **how)
-    equal(resumed, run(data, torch.float32, schedule, **how))
-
-
-@needs_compiler
-def test_an_interrupted_compiled_run_goes_on_to_the_same_numbers(data, tmp_path):
-    def stop(step, steps):
-        if step == 15:
-            raise KeyboardInterrupt
-
-    ensemble, execution = stack(build, MEMBERS), Execution(True, 1, checkpoint=tmp_path / "c", checkpoint_seconds=0)
-    with pytest.raises(KeyboardInterrupt):
-        train(ensemble, objective, data, SHORT, execution=execution, progress=stop)
-    assert checkpoint.read(tmp_path / "c" / "chunk-0000.safetensors")[1]["step"] == 10
-    equal(
-        train(ensemble, objective, data, SHORT, execution=execution), run(data, torch.float32, compile=True, workers=1)
-    )
+    assert 50 <= at < LONG.steps
+    resumed = run(data, torch.float32, LONG, checkpoint=folder, checkpoint_seconds=1e9, **how)
+    assert resumed.plan.compile == how["compile"]
+    equal(resumed, run(data, torch.float32, LONG, **how))
 
 
 def test_finished_members_are_not_trained_again(data, tmp_path):
