@@ -48,7 +48,7 @@ def main() -> None:
 def run(case: str, options: argparse.Namespace) -> None:
     """One case: equal results, times, its record."""
     begin, before = time.monotonic(), protocol.load()
-    checks = protocol.check(say, case)
+    checks = protocol.check(say, case, options.device)
     if options.check:
         return
     single = []

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import cases
 from benchmarks.cases import CASES
-from benchmarks.contenders import FED, NAMES, STACKED
+from benchmarks.contenders import FED, NAMES, ON_GPU, STACKED
 from benchmarks.worker import Worker
 
 MODULES = {"jax": "jax", "pythae": "pythae", "pyro": "pyro", "lightning": "lightning"}  # what a contender needs
@@ -45,16 +45,17 @@ def present(names: Sequence[str] = tuple(NAMES)) -> list[str]:
 # Equal results
 
 
-def compare(case_name: str, dtype: str, members: int = 3) -> dict[str, float]:
+def compare(case_name: str, dtype: str, device: str = "cpu", members: int = 3) -> dict[str, float]:
     """Largest relative difference of a member's loss from the plain loop's, after 16 steps from equal weights on equal
-    minibatches and noise, for each contender that can be fed.
+    minibatches and noise, for each contender that can be fed. This trainer runs on `device`, everybody else on the CPU.
     """
     case = CASES[case_name]
     index, eps = cases.inputs(case, members, STEPS, dtype)
     rng = np.random.default_rng(3)
     x, noise = cases.data(case)[:256], rng.normal(size=(256, case.z_dim))
     names = present(FED)
-    with started([Worker(name, case_name, members, dtype) for name in names]) as workers:
+    options = dict.fromkeys(ON_GPU, {"device": device})
+    with started([Worker(name, case_name, members, dtype, options=options.get(name)) for name in names]) as workers:
         losses = {
             name: cases.loss(case, worker.ask("replay", index, eps), x, noise)
             for name, worker in zip(names, workers, strict=True)
@@ -78,11 +79,11 @@ def compare_foreign(case_name: str, seeds: int = 8, steps: int = 220) -> dict[st
     return {name: (float(m - mean), float(math.hypot(e, error))) for name, (m, e) in found.items()}
 
 
-def check(say: Say, case: str) -> list[dict[str, Any]]:
+def check(say: Say, case: str, device: str = "cpu") -> list[dict[str, Any]]:
     """Rows of a table with every difference. RuntimeError: one is above its limit, so there is nothing to time."""
     rows: list[dict[str, Any]] = []
     for dtype, limit in LIMITS.items():
-        for name, difference in compare(case, dtype).items():
+        for name, difference in compare(case, dtype, device).items():
             say(f"{case:7} {dtype} {NAMES[name]:32} {difference:.1e} (limit {limit:g})")
             rows.append({"contender": name, "quantity": f"difference, {dtype}", "value": difference})
             if not difference <= limit:
@@ -160,7 +161,7 @@ def measure(
 def measure_gpu(case_name: str, members: int, rounds: int) -> list[dict[str, Any]]:
     """As `measure`, for this trainer on a GPU alone, compiled and not."""
     rows = []
-    for name in ("ours", "eager"):
+    for name in ON_GPU:
         worker = Worker(name, case_name, members, threads=os.cpu_count() or 1, options={"device": "cuda"})
         with started([worker]):
             worker.ask("run", 200)

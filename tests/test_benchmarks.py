@@ -13,6 +13,7 @@ from benchmarks.contenders import FED, NAMES, STACKED
 from benchmarks.worker import Worker
 
 TINY = CASES["tiny"]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 
 
 def test_the_judge_is_the_elbo_of_the_package(normal):
@@ -42,21 +43,29 @@ def test_members_start_differently_and_each_the_same_in_any_company():
     assert np.array_equal(cases.weights(TINY, 1, first=3)[0][0], more[0][3])
 
 
-def test_whoever_can_be_fed_ends_at_the_same_loss():
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_whoever_can_be_fed_ends_at_the_same_loss(device):
     """In float64; `make bench-check` asks all cases, in both precisions, of all contenders."""
-    found = protocol.compare("tiny", "float64")
+    found = protocol.compare("tiny", "float64", device)
     assert {"ours", "eager", "slices", "dataloader"} <= set(found) <= set(FED)
     assert max(found.values()) <= protocol.LIMITS["float64"], found
 
 
+def test_this_trainer_is_compared_on_the_device_that_it_is_timed_on():
+    with pytest.raises(RuntimeError, match=r"(?i)ours tiny E=3 float64 failed:\n(.|\n)*nowhere"):
+        protocol.compare("tiny", "float64", "nowhere")
+
+
 def test_who_differs_is_not_timed(monkeypatch):
-    monkeypatch.setattr(protocol, "compare", lambda case, dtype: {"ours": 2e-5})
+    asked = []
+    monkeypatch.setattr(protocol, "compare", lambda *question: asked.append(question) or {"ours": 2e-5})
     with pytest.raises(RuntimeError, match="this trainer differs by 2.0e-05 on tiny in float32: not timed"):
-        protocol.check(lambda line: None, "tiny")
-    monkeypatch.setattr(protocol, "compare", lambda case, dtype: {"ours": float("nan")})
+        protocol.check(lambda line: None, "tiny", "cuda")
+    assert asked == [("tiny", "float32", "cuda")]
+    monkeypatch.setattr(protocol, "compare", lambda *question: {"ours": float("nan")})
     with pytest.raises(RuntimeError, match="not timed"):
         protocol.check(lambda line: None, "tiny")
-    monkeypatch.setattr(protocol, "compare", lambda case, dtype: {})
+    monkeypatch.setattr(protocol, "compare", lambda *question: {})
     monkeypatch.setattr(protocol, "compare_foreign", lambda case: {"pyro": (0.31, 0.1)})
     with pytest.raises(RuntimeError, match=r"Pyro ends \+0.310 \+- 0.100 nats from ours: not timed"):
         protocol.check(lambda line: None, "digits")

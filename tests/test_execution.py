@@ -9,12 +9,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from vae import checkpoint
+from vae.data import REGISTRY
 from vae.ensemble import stack
 from vae.models import VAE, BernoulliLikelihood, MLPEncoder, mlp
 from vae.noise import generator
@@ -87,10 +89,22 @@ def test_compiled_chunks_may_hold_different_numbers_of_streams(data):
 
 
 @needs_compiler
-def test_compiled_equals_eager_in_float32_after_200_steps(data):
+def test_compiled_on_two_workers_equals_eager_in_float64(data):
+    ours = run(data, compile=True, workers=2)
+    assert ours.plan.compile
+    assert ours.plan.workers == 2
+    agree(ours, run(data, compile=False, workers=1))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param({"compile": True}, marks=needs_compiler), {"compile": False, "chunk": 3},
+     {"compile": False, "workers": 2}],
+)  # fmt: skip
+def test_in_float32_all_agree_to_1e_5_after_200_steps(data, how):
     schedule = Schedule(steps=200, batch_size=11, learning_rate=1e-3)
-    a, b = (run(data, torch.float32, schedule, compile=compile_) for compile_ in (True, False))
-    agree(a, b, rtol=1e-5, atol=1e-5)
+    whole = run(data, torch.float32, schedule, compile=False, workers=1, chunk=len(MEMBERS))
+    agree(run(data, torch.float32, schedule, **how), whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 6])
@@ -155,6 +169,13 @@ def test_images_are_kept_as_bytes_without_loss(levels, dtype):
     assert rows.values.dtype == torch.uint8
     index = torch.tensor([[3, 1], [4, 1]])
     assert torch.equal(rows.at(index), grey.to(dtype)[index])
+
+
+@pytest.mark.parametrize("levels", sorted({source.levels for source in REGISTRY.values()}))
+def test_bytes_become_the_same_numbers_however_a_gpu_divides(levels):
+    grey = torch.arange(256)
+    for quotient in (grey.double() / levels, grey.double() * (1 / levels)):
+        assert torch.equal(quotient.float(), grey.float() / levels)
 
 
 @pytest.mark.parametrize("spoil", [lambda x: x + 1e-6, lambda x: x - 1, lambda x: 300 * x])
@@ -306,17 +327,18 @@ import sys, torch
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import test_execution as t
-slow = t.Schedule(steps=600, batch_size=11, learning_rate=1e-2, n_samples=3, log_every=5)
 data = torch.load({data!r}, weights_only=True)
-t.run(data, torch.float32, slow, checkpoint=Path({folder!r}), checkpoint_seconds=0, **{how!r})
+t.run(data, torch.float32, t.LONG, checkpoint=Path({folder!r}), checkpoint_seconds=0, **{how!r})
 """
+LONG = Schedule(steps=600, batch_size=11, learning_rate=1e-2, n_samples=3, log_every=5)
 
 
 @pytest.mark.parametrize(
-    "how", [{"compile": False, "workers": 1, "chunk": 3}, {"compile": False, "workers": 2, "chunk": 3}]
-)
+    "how",
+    [{"compile": False, "workers": 1, "chunk": 4}, {"compile": False, "workers": 2, "chunk": 4},
+     pytest.param({"compile": True, "workers": 1, "chunk": 4}, marks=needs_compiler)],
+)  # fmt: skip
 def test_a_killed_run_goes_on_to_the_same_numbers(data, tmp_path, how):
-    schedule = Schedule(steps=600, batch_size=11, learning_rate=1e-2, n_samples=3, log_every=5)
     folder = tmp_path / "checkpoints"
     torch.save(data, tmp_path / "data.pt")
     source = INTERRUPTED.format(
@@ -333,24 +355,10 @@ def test_a_killed_run_goes_on_to_the_same_numbers(data, tmp_path, how):
     process.wait()
     time.sleep(0.5)  # a worker notices at its next row of history
     at = checkpoint.read(first)[1]["step"]
-    assert 50 <= at < 600
-    resumed = run(data, torch.float32, schedule, checkpoint=folder, checkpoint_seconds=1e9, **how)
-    equal(resumed, run(data, torch.float32, schedule, **how))
-
-
-@needs_compiler
-def test_an_interrupted_compiled_run_goes_on_to_the_same_numbers(data, tmp_path):
-    def stop(step, steps):
-        if step == 15:
-            raise KeyboardInterrupt
-
-    ensemble, execution = stack(build, MEMBERS), Execution(True, 1, checkpoint=tmp_path / "c", checkpoint_seconds=0)
-    with pytest.raises(KeyboardInterrupt):
-        train(ensemble, objective, data, SHORT, execution=execution, progress=stop)
-    assert checkpoint.read(tmp_path / "c" / "chunk-0000.safetensors")[1]["step"] == 10
-    equal(
-        train(ensemble, objective, data, SHORT, execution=execution), run(data, torch.float32, compile=True, workers=1)
-    )
+    assert 50 <= at < LONG.steps
+    resumed = run(data, torch.float32, LONG, checkpoint=folder, checkpoint_seconds=1e9, **how)
+    assert resumed.plan.compile == how["compile"]
+    equal(resumed, run(data, torch.float32, LONG, **how))
 
 
 def test_finished_members_are_not_trained_again(data, tmp_path):
@@ -384,10 +392,23 @@ def test_a_finished_chunk_is_kept_whatever_the_interval(data, tmp_path, monkeypa
     assert sum(finished) >= len(MEMBERS) - 3
 
 
-def test_an_unfinished_run_keeps_its_plan(data, tmp_path):
-    first = run(data, compile=False, chunk=3, workers=1, checkpoint=tmp_path / "c", checkpoint_seconds=0)
-    second = run(data, compile=False, chunk=2, workers=1, checkpoint=tmp_path / "c")
-    assert second.plan.chunks == first.plan.chunks
+def test_an_unfinished_run_keeps_its_plan(data, tmp_path, monkeypatch):
+    first = run(data, compile=False, chunk=3, workers=1, checkpoint=tmp_path, checkpoint_seconds=0)
+    assert run(data, workers=1, checkpoint=tmp_path).plan.chunks == first.plan.chunks
+    monkeypatch.setattr("vae.train.plan.has_compiler", lambda device: True)
+    monkeypatch.setenv("VAE_CHUNK", "2")
+    for how, what in (({"compile": False}, "chunks"), ({"compile": True, "chunk": 3}, "compile")):
+        with pytest.raises(ValueError, match=rf"{tmp_path} holds a run whose {what} differ .* delete the folder"):
+            run(data, workers=1, checkpoint=tmp_path, **how)
+
+
+def test_a_chunk_of_another_plan_is_refused_by_name(data, tmp_path):
+    """As runs of the same work leave them that began at the same time in one folder."""
+    for name, chunk in (("a", 3), ("b", 2)):
+        run(data, compile=False, chunk=chunk, workers=1, checkpoint=tmp_path / name, checkpoint_seconds=0)
+    (tmp_path / "a" / "run.json").replace(tmp_path / "b" / "run.json")
+    with pytest.raises(ValueError, match=r"b.chunk-0000.safetensors is of another plan; delete it"):
+        run(data, workers=1, checkpoint=tmp_path / "b")
 
 
 def test_a_plan_that_has_made_nothing_yet_may_be_replaced(data, tmp_path):
@@ -424,6 +445,59 @@ def test_the_checkpoints_of_another_run_are_refused(data, tmp_path):
             run(data, checkpoint=tmp_path, compile=False, **change)
     with pytest.raises(ValueError, match="another run: data differ"):
         run(1 - data, checkpoint=tmp_path, compile=False)
+
+
+def test_a_run_does_not_go_on_with_another_number_of_threads(data, tmp_path, monkeypatch):
+    threads = torch.get_num_threads()
+    run(data, checkpoint=tmp_path, compile=False, workers=1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    with pytest.raises(ValueError, match="another run: threads differ"):
+        run(data, checkpoint=tmp_path, compile=False, workers=1)
+
+
+def closing_over(weight):
+    return lambda model, x, eps, member: weight * objective(model, x, eps, member)
+
+
+def with_default(value):
+    def weighted(model, x, eps, member, weight=value):
+        return weight * objective(model, x, eps, member)
+
+    return weighted
+
+
+def with_argument(value):
+    return partial(lambda model, x, eps, member, weight: weight * objective(model, x, eps, member), weight=value)
+
+
+def with_slope(slope):
+    def build_bent(member):
+        model = build(member)
+        model.decoder[1] = torch.nn.LeakyReLU(slope)
+        return model
+
+    return build_bent
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "values"),
+    [
+        ("objective", closing_over, (1.0, 2.0)),
+        ("objective", closing_over, (torch.ones(11), 2 * torch.ones(11))),
+        ("objective", with_default, (1.0, 2.0)),
+        ("objective", with_argument, (1.0, 2.0)),
+        ("model", with_slope, (0.1, 0.2)),
+    ],
+)
+def test_another_number_within_the_objective_or_the_model_is_another_run(data, tmp_path, name, made, values):
+    def go(value):
+        f, make = (made(value), build) if name == "objective" else (objective, made(value))
+        execution = Execution(compile=False, workers=1, checkpoint=tmp_path, checkpoint_seconds=0)
+        return train(stack(make, MEMBERS), f, data, Schedule(steps=3, batch_size=11), execution=execution)
+
+    equal(go(values[0]), go(values[0]))
+    with pytest.raises(ValueError, match=f"another run: {name} differ"):
+        go(values[1])
 
 
 def test_long_work_within_a_block_finds_its_checkpoints_by_itself(data, tmp_path):

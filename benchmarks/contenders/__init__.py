@@ -23,3 +23,4 @@ NAMES = {
 }
 FED = ("ours", "eager", "dataloader", "slices", "jax", "lightning")  # those that can be fed: equal to rounding
 STACKED = ("ours", "eager", "jax")  # those that train members together; the others train one after another
+ON_GPU = ("ours", "eager")  # those that take a `device`

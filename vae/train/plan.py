@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -33,7 +33,8 @@ class Execution:
     `compile` the step, or not; `workers`, processes of one thread each (CPU only; 1: this process with its threads);
     `chunk`, members trained at a time. The environment variables VAE_COMPILE (0 or 1), VAE_WORKERS and VAE_CHUNK stand
     in for what is None. `checkpoint`, a folder: the run leaves its state there at least every `checkpoint_seconds` and
-    goes on from what it finds there, to the same numbers bit for bit.
+    goes on from what it finds there, to the same numbers bit for bit. It keeps to the plan that it was begun with:
+    another number of threads, or another choice of `compile` or `chunk` than that plan's, is a ValueError.
     """
 
     compile: bool | None = None
@@ -61,7 +62,12 @@ class Plan(NamedTuple):
     chunks: tuple[tuple[int, ...], ...]
     workers: int
     compile: bool
-    forced: bool = False  # to compile: then a failure to do so is an error
+    forced: tuple[str, ...] = ()  # which of chunks and compile were asked for
+
+    @property
+    def lasting(self) -> dict[str, Any]:
+        """What a run that goes on keeps to, in plain JSON."""
+        return {"chunks": [list(chunk) for chunk in self.chunks], "compile": self.compile}
 
     def __str__(self) -> str:
         how = "compiled" if self.compile else "eager"
@@ -96,7 +102,8 @@ def plan(order: Sequence[int], work: Work, device: torch.device, execution: Exec
         )
     if workers is not None and workers > 1 and device.type != "cpu":
         raise ValueError(f"workers must be 1 on {device.type}, got {workers}; processes share a CPU, not a GPU")
-    forced, able, n = bool(compile_), has_compiler(device), len(order)
+    forced = tuple(name for name, choice in (("chunks", chunk), ("compile", compile_)) if choice is not None)
+    able, n = has_compiler(device), len(order)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
 
     def seconds(compiled: bool) -> float:  # of this run on one thread

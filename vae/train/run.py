@@ -136,7 +136,7 @@ class Run:
                 try:
                     _programs[key] = compiled(step, self.state, self.given, (index, eps, rates))
                 except Exception as error:  # a compiler fails in any way it likes
-                    if job.plan.forced:
+                    if "compile" in job.plan.forced:
                         raise RuntimeError(
                             "the step does not compile; leave compile out, and it runs eagerly"
                         ) from error
@@ -160,11 +160,15 @@ class Run:
         tensors = {f"state.{i}": leaf for i, leaf in enumerate(tree_leaves(self.state))}
         tensors |= {f"noise.{i}": state for i, state in enumerate(noise_states)}
         tensors |= {f"history.{step}": row for step, row in self.history}
-        checkpoint.write(file, tensors, {"step": self.at, "compiled": self.compiled})
+        checkpoint.write(file, tensors, {"step": self.at, "compiled": self.compiled, "plan": self.job.plan.lasting})
 
     def restore(self, file: Path) -> None:
-        """Go on from what `save` has stored. ValueError: the file is damaged."""
+        """Go on from what `save` has stored. ValueError: the file is damaged, or of a run at the same time whose plan
+        is another.
+        """
         tensors, about = checkpoint.read(file)
+        if about.get("plan") != self.job.plan.lasting:
+            raise ValueError(f"checkpoint {file} is of another plan; delete it, and what it held is computed again")
         for i, leaf in enumerate(tree_leaves(self.state)):
             leaf.copy_(tensors[f"state.{i}"])
         rows = sorted((int(name.removeprefix("history.")), name) for name in tensors if name.startswith("history."))

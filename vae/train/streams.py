@@ -23,11 +23,11 @@ class Rows(NamedTuple):
     dtype: torch.dtype
 
     def at(self, index: Tensor) -> Tensor:
-        """Rows (*index.shape, X) in the training's dtype: on a CPU bit for bit those of the data given; a GPU may
-        multiply by a reciprocal, which rounds otherwise.
-        """
+        """Rows (*index.shape, X) in the training's dtype, bit for bit those of the data given."""
         x = self.values[index]
-        return (x.to(torch.float32) / self.levels).to(self.dtype) if self.levels else x
+        # A GPU may multiply by a reciprocal, off by a rounding: in float64 that is lost in the float32 which follows.
+        through = torch.float64 if x.is_cuda else torch.float32
+        return (x.to(through) / self.levels).to(torch.float32).to(self.dtype) if self.levels else x
 
 
 def rows_of(data: Tensor, dtype: torch.dtype) -> Rows:

@@ -11,8 +11,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
 import joblib
@@ -103,7 +104,7 @@ def train(
     size = sum(p[0].numel() for p in ensemble.params.values())
     chosen = plan(order, Work(size, schedule.batch_size * schedule.n_samples, schedule.steps), place, execution)
     folder, chosen = _folder(
-        execution, chosen, lambda: _identity(ensemble, objective, rows, schedule, moving, subsets, place)
+        execution, chosen, lambda: _identity(ensemble, objective, rows, schedule, moving, subsets, place, chosen)
     )
     log.info("training %d members: %s", len(ensemble), chosen)
 
@@ -201,7 +202,10 @@ def _assembled(
 
 
 def _folder(execution: Execution, chosen: Plan, identify: Callable[[], dict[str, Any]]) -> tuple[Path | None, Plan]:
-    """Where checkpoints go, if anywhere, and the plan to follow: that of an unfinished run which is found there."""
+    """Where checkpoints go, if anywhere, and the plan to follow: that of an unfinished run which is found there.
+
+    ValueError: something else than that plan was asked for.
+    """
     folder, home = execution.checkpoint, checkpoint.home()
     if folder is not None:
         identity = identify()
@@ -211,7 +215,12 @@ def _folder(execution: Execution, chosen: Plan, identify: Callable[[], dict[str,
         folder = home / f"{checkpoint.number():03}-{digest[:16]}"
     else:
         return None, chosen
-    found = checkpoint.claim(Path(folder), identity, {"chunks": chosen.chunks, "compile": chosen.compile})
+    found = checkpoint.claim(Path(folder), identity, chosen.lasting)
+    if differ := [name for name in chosen.forced if found[name] != chosen.lasting[name]]:
+        raise ValueError(
+            f"{folder} holds a run whose {' and '.join(differ)} differ from what Execution or the environment asks "
+            "for; leave the choice open to go on with that run, or delete the folder to start afresh"
+        )
     return Path(folder), chosen._replace(chunks=tuple(map(tuple, found["chunks"])), compile=found["compile"])
 
 
@@ -223,8 +232,11 @@ def _identity(
     moving: Sequence[str],
     subsets: Sequence[Tensor] | None,
     place: torch.device,
+    chosen: Plan,
 ) -> dict[str, Any]:
-    """What makes a run this one and no other. Of the objective it is the code, not what the code refers to."""
+    """What makes a run this one and no other. Of the objective it is the code and what that holds, not what it calls by
+    global names; of the model its structure and plain attributes.
+    """
     start = [*ensemble.params.values(), *ensemble.buffers.values()]
     return {
         "members": json.loads(json.dumps([dict(member) for member in ensemble.members], default=str)),
@@ -233,9 +245,11 @@ def _identity(
         "initial parameters": _digest(start),
         "data": _digest([rows.values]),
         "subsets": None if subsets is None else _digest(subsets),
-        "objective": _code(getattr(objective, "__code__", None)),
+        "model": _hash([_told((name, part, *vars(part).items())) for name, part in ensemble.model.named_modules()]),
+        "objective": _hash(_told((objective, *_held(objective)))),
         "dtype": str(rows.dtype),
         "device": place.type,
+        "threads": torch.get_num_threads() if place.type == "cpu" and chosen.workers == 1 else 1,
         "torch": torch.__version__,
     }
 
@@ -243,19 +257,49 @@ def _identity(
 def _digest(tensors: Sequence[Tensor]) -> str:
     found = hashlib.sha256()
     for tensor in tensors:
-        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.cpu().contiguous().numpy().tobytes())
+        content = tensor.detach().cpu().contiguous().numpy().tobytes()
+        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + content)
     return found.hexdigest()
 
 
-def _code(code: CodeType | None) -> str:
+def _hash(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def _told(value: object) -> object:
+    """What tells a value from others, the same in every process: plain values and tensors by their content, tuples by
+    what they hold, functions by their code, all else by its type.
+    """
+    match value:
+        case None | bool() | int() | float() | str():
+            return repr(value)
+        case Tensor():
+            return _digest([value])
+        case tuple():
+            return [_told(v) for v in value]
+        case FunctionType():
+            return _code(value.__code__)
+        case _:
+            return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _held(function: object) -> tuple[object, ...]:
+    """What a function closes over, and its defaults; of a partial one the arguments too."""
+    if isinstance(function, partial):
+        return (function.func, *function.args, *function.keywords.items(), *_held(function.func))
+    if not isinstance(function, FunctionType):
+        return ()
+    cells = (cell.cell_contents for cell in function.__closure__ or ())
+    return (*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items())
+
+
+def _code(code: CodeType) -> str:
     """A hash of a function's instructions, names and constants, inner functions included."""
-    if code is None:
-        return ""
     constants = [
         _code(c) if isinstance(c, CodeType) else repr(sorted(c, key=repr) if isinstance(c, frozenset) else c)
         for c in code.co_consts  # a set has another order in every process
     ]
-    return hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()
+    return _hash((code.co_code, code.co_names, constants))
 
 
 def _check(
