@@ -135,6 +135,30 @@ COUNTERFEITS = {
     ),
     "beta-elbo-is-a-bound": lambda t: replaced(t, 0.5, quantity="share with beta-ELBO above log p(x)"),
     "reductions-hide-betas": lambda t: replaced(t, lambda rows: rows["value"] - 1, quantity="objective"),
+    "diagonal-encoder-biases": lambda t: replaced(
+        t, 0.6, setting="cross loadings", quantity="cross loading", encoder="diagonal"
+    ),
+    "bias-survives-infinite-data": lambda t: replaced(
+        t, lambda rows: rows["cross"], quantity="cross loading", encoder="diagonal", samples=1e6
+    ),
+    "diagonal-loss-is-amortization": lambda t: replaced(t, 1e-6, quantity="amortization gap"),
+    "diagonal-loss-is-efficiency": lambda t: replaced(t, 0.5, quantity="covered", encoder="diagonal"),
+    "likelihood-intervals-cover": lambda t: replaced(t, 0.5, quantity="covered", encoder="full"),
+    "first-order-bias": lambda t: replaced(t, lambda rows: 2 * rows["value"], quantity="first-order bias"),
+    "bias-is-low-information": lambda t: replaced(
+        t, lambda rows: -rows["items"], quantity="relative bias", varied="items"
+    ),
+    "training-finds-the-biased-optimum": lambda t: replaced(
+        t, lambda rows: 1.05 * rows["value"], part="training", quantity="cross loading", encoder="full"
+    ),
+    "encoder-capacity-removes-bias": lambda t: replaced(
+        t, 0.5359, part="training", quantity="cross loading", encoder="diagonal, MLP"
+    ),
+    "importance-weights-remove-bias": lambda t: replaced(
+        t, 0.5359, part="training", quantity="cross loading", bound="importance-weighted"
+    ),
+    "gap-collapses-factors": lambda t: replaced(t, 0.3, quantity="group loading"),
+    "real-correlations-shift": lambda t: replaced(t, 0.5, part="real", quantity="factor correlation"),
 }
 
 

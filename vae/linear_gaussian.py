@@ -71,7 +71,8 @@ def expected_log_lik(
 def approximation_gap(W: Tensor, psi: Tensor | float, phi: Tensor | None = None) -> float:
     """log p(x) minus the best ELBO of any diagonal-covariance q: half of (sum_j log M_jj - log det M), nats, any x.
 
-    The best q has the posterior's mean and variances 1/M_jj; the gap is the posterior's total correlation.
+    The best q has the posterior's mean and variances 1/M_jj. For two latents the gap is their mutual information given
+    x; for more it is near the posterior's total correlation, which has variances where this has precisions.
     """
     return float(_approximation_gap(posterior_precision(W, psi, phi)))
 
