@@ -18,9 +18,10 @@ def newton(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Minima of many smooth functions at once, u (B, P) above `lower` (B, P): (u, steps (B,), converged (B,)).
 
-    Newton's method with the Hessian's eigenvalues made positive, so that saddles repel (Dauphin et al. 2014), halved
-    steps until the loss falls, a push off a saddle reached exactly, and coordinates held at their bound while the slope presses them there (Bertsekas
-    1982). `loss(u, rows)` (n,) and `derivatives(u, rows)` ((n, P), (n, P, P)) see the rows still at work.
+    Newton's method with the Hessian's eigenvalues made positive, so that saddles repel (Dauphin et al. 2014), a push
+    off a saddle that is met exactly, halved steps until the loss falls, and coordinates held at their bound while the
+    slope presses them there (Bertsekas 1982). `loss(u, rows)` (n,) and `derivatives(u, rows)` ((n, P), (n, P, P)) see
+    the rows still at work.
     """
     u = torch.maximum(u, lower)
     steps = torch.zeros(len(u), dtype=torch.int64)
