@@ -308,7 +308,7 @@ def test_small_samples_end_in_heywood_cases_that_are_reported():
 
 def test_an_encoder_that_sees_half_of_the_items_has_an_inference_gap():
     """k = 1, p = 4, loading .7, the mean a function of items 1 and 2 alone: no approximation gap, and yet biased."""
-    truth = standardised(torch.full((4, 1), 0.7))
+    truth = standardised(torch.full((4, 1), 0.7, dtype=torch.float64))
     S, seen = truth.covariance(), matrix([1, 1, 0, 0])
     layout = Layout(exploratory(1), 4)
 
