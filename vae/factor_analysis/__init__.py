@@ -1,5 +1,6 @@
 """Factor analysis from the items' covariance alone: maximum likelihood, and what a restricted encoder makes of it."""
 
+from vae.factor_analysis import ar1
 from vae.factor_analysis.fit import FLOOR, FactorFit, Optimum, em_step, fit, optima
 from vae.factor_analysis.objective import (
     Encoder,
@@ -24,6 +25,7 @@ __all__ = [
     "Patterns",
     "Posterior",
     "Structure",
+    "ar1",
     "confirmatory",
     "elbo",
     "elbo_of",

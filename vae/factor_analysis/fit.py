@@ -198,7 +198,8 @@ def _checked(
     if determined < len(layout):
         raise ValueError(
             f"structure must be identified, got {len(layout)} free parameters of which the covariance of {p} items "
-            f"determines {determined}; fix {len(layout) - determined} more (loadings at zero, phi or psi), or use exploratory(k)"
+            f"determines {determined}; fix {len(layout) - determined} more (loadings at zero, phi or psi), "
+            "or use exploratory(k)"
         )
     return S, layout, patterns
 
@@ -214,6 +215,8 @@ def _patterns(patterns: Patterns | None, p: int) -> Patterns:
         )
     if not (weight > 0).all():
         raise ValueError(f"patterns must have positive weights, got {weight.tolist()}; drop the others")
+    if not ((seen == 0) | (seen == 1)).all():
+        raise ValueError("patterns must be of zeros and ones, got other numbers; 1 where an item is seen")
     weight = weight.to(torch.float64)
     return Patterns(seen.to(torch.float64), weight / weight.sum())
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-
 LONGEST = 2.0  # no coordinate moves further in one step
 
 
