@@ -11,7 +11,7 @@ import vae
 ROOT = Path(vae.__file__).parent
 FLOORS = {
     0: {"gaussian", "linear_gaussian", "factor_analysis", "shannon", "noise", "config", "checkpoint"},
-    1: {"data", "models"},
+    1: {"data", "scores", "models"},
     2: {"objectives", "ensemble"},
     3: {"train", "local", "evidence"},
     4: {"diagnostics", "claims", "record", "experiment", "figures"},

@@ -25,6 +25,8 @@ def information(parameters: Parameters, structure: Structure) -> Tensor:
 def standard_errors(parameters: Parameters, structure: Structure, n: int) -> Parameters:
     """Asymptotic standard errors of maximum likelihood from n data at these parameters; 0 for what is fixed.
 
+    From the expected information; where the model does not fit, the observed one gives others.
+
     ValueError: the parameters are not determined (an exploratory model of two factors may be rotated), or n is below 1.
     """
     if n < 1:
