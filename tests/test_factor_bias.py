@@ -21,6 +21,7 @@ from vae.factor_analysis import (
     first_order_bias,
     fit,
     gap,
+    information,
     log_likelihood,
     optima,
     posterior,
@@ -325,3 +326,12 @@ def test_an_encoder_that_sees_half_of_the_items_has_an_inference_gap():
     found = layout.from_u(torch.from_numpy(optimize.minimize(both, start, jac=True, options={"gtol": 1e-10}).x)[:-2])
     close(found.W[0, 0], 0.75757, 5)
     close(found.W[3, 0], 0.49826, 5)
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_observed_and_expected_information_agree_where_the_model_fits(name, normal):
+    truth, options = TRUTHS[name]
+    structure, S = confirm(truth, **options), truth.covariance()
+    assert_close(information(truth, structure, S), information(truth, structure), rtol=1e-9, atol=1e-9)
+    other = S + 0.1 * torch.diag(normal(len(S)).square())
+    assert not torch.allclose(information(truth, structure, other), information(truth, structure), rtol=1e-3)

@@ -8,31 +8,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.factor_analysis.objective import Encoder, gap
+from vae.factor_analysis.objective import Encoder, gap, log_likelihood
 from vae.factor_analysis.structure import Layout, Parameters, Structure
 
 
-def information(parameters: Parameters, structure: Structure) -> Tensor:
-    """Expected Fisher information of one datum about the free parameters, (..., P, P).
+def information(parameters: Parameters, structure: Structure, S: Tensor | None = None) -> Tensor:
+    """Fisher information of one datum about the free parameters, (..., P, P): expected, or observed in data of
+    covariance S (p, p).
 
-    In the order of `Layout.theta`: loadings, uniquenesses, factor correlations. Of a normal distribution, half of
-    tr(Sigma^-1 dSigma Sigma^-1 dSigma).
+    In the order of `Layout.theta`: loadings, uniquenesses, factor correlations. The expected one of a normal
+    distribution is half of tr(Sigma^-1 dSigma Sigma^-1 dSigma); the observed one is minus the log-likelihood's second
+    derivative, and equal where the model fits.
     """
     layout = Layout(structure, parameters.W.shape[-2])
-    return _mapped(lambda theta: _information(theta, layout), layout.theta(parameters))
+    if S is None:
+        return _mapped(lambda theta: _information(theta, layout), layout.theta(parameters))
+    loss = torch.func.hessian(lambda theta: -log_likelihood(layout.from_theta(theta), S))
+    return _mapped(loss, layout.theta(parameters))
 
 
-def standard_errors(parameters: Parameters, structure: Structure, n: int) -> Parameters:
+def standard_errors(parameters: Parameters, structure: Structure, n: int, S: Tensor | None = None) -> Parameters:
     """Asymptotic standard errors of maximum likelihood from n data at these parameters; 0 for what is fixed.
 
-    From the expected information; where the model does not fit, the observed one gives others.
+    From the expected information, or with the data's covariance S (p, p) from the observed one.
 
     ValueError: the parameters are not determined (an exploratory model of two factors may be rotated), or n is below 1.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}; pass the number of data")
     layout = Layout(structure, parameters.W.shape[-2])
-    inverse = torch.linalg.inv(_determined(information(parameters, structure)))
+    inverse = torch.linalg.inv(_determined(information(parameters, structure, S)))
     return _placed((inverse.diagonal(dim1=-2, dim2=-1) / n).sqrt(), layout)
 
 
