@@ -57,6 +57,7 @@ KINDS = {
     "phi fixed": (confirmatory(MASK, PHI), None),
     "psi fixed": (confirmatory(MASK, psi=torch.linspace(0.3, 0.7, P)), None),
     "tied": (confirmatory(MASK, tied=TIES), None),
+    "tied, patterns": (confirmatory(MASK, tied=TIES), SEEN),
     "tied, phi free": (confirmatory(MASK, "free", tied=TIES), None),
 }
 
@@ -75,5 +76,5 @@ def sample(normal):
 
 def arbitrary(normal):
     """Parameters (P, K) without any structure."""
-    factor = torch.eye(K).double() + 0.4 * torch.tril(normal(K, K), -1)
+    factor = torch.diag(matrix([1.4, 0.7])) + 0.4 * torch.tril(normal(K, K), -1)
     return Parameters(normal(P, K), 0.2 + normal(P).square(), factor @ factor.mT)

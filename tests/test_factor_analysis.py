@@ -81,6 +81,20 @@ def test_an_optimum_stays_where_it_is(kind, encoder, data):
         assert_close(stayed, part, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("encoder", ["full", "diagonal"])
+@pytest.mark.parametrize("kind", ["confirmatory", "phi free", "phi free, patterns", "tied, patterns"])
+def test_em_arrives_where_newton_does(kind, encoder, data, normal):
+    structure, patterns = KINDS[kind]
+    S = covariance(data)
+    best = fit(S, structure, encoder, patterns=patterns)
+    # Some way off the optimum, the correlation 0 if it is free.
+    now = best.parameters._replace(W=0.8 * best.W, psi=1.3 * best.psi, phi=torch.eye(K).double())
+    for _ in range(300):
+        now = em_step(now, S, structure, encoder, patterns)
+    assert_close(elbo(now, S, encoder, patterns), best.elbo, rtol=0, atol=1e-8)
+    assert_close(now.covariance(), best.parameters.covariance(), rtol=0, atol=1e-4)
+
+
 # Solvers against others and each other
 
 
@@ -150,11 +164,11 @@ def test_newton_finds_minima_and_leaves_saddles():
 @pytest.mark.parametrize("kind", ["exploratory", "phi free", "tied", "phi fixed"])
 def test_a_batch_is_its_members_one_by_one(kind, encoder, normal):
     structure = KINDS[kind][0]
-    members = torch.stack([covariance(normal(23, P)) + model_covariance() for _ in range(2 * 3)]).reshape(2, 3, P, P)
+    members = torch.stack([covariance(normal(23, P)) + model_covariance() for _ in range(3 * 5)]).reshape(3, 5, P, P)
     together = fit(members, structure, encoder, starts=1)
-    assert together.W.shape == (2, 3, P, K)
-    assert together.heywood.shape == (2, 3, P)
-    for i, j in ((0, 2), (1, 0)):
+    assert together.W.shape == (3, 5, P, K)
+    assert together.heywood.shape == (3, 5, P)
+    for i, j in ((0, 4), (2, 1)):
         alone = fit(members[i, j], structure, encoder, starts=1)
         assert_close(together.elbo[i, j], alone.elbo, rtol=1e-10, atol=1e-10)
         assert_close(together.parameters.covariance()[i, j], alone.parameters.covariance(), rtol=1e-6, atol=1e-6)

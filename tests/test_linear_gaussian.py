@@ -16,7 +16,7 @@ def model(request, normal):
     W, x = normal(X, Z), 2 * normal(N, X)
     if request.param == "scalar psi":
         return {"W": W, "psi": 0.3, "x": x, "mu": None, "phi": None}
-    factor = torch.eye(Z).double() + 0.3 * torch.tril(normal(Z, Z), -1)
+    factor = torch.diag(torch.tensor([1.3, 0.7, 0.8]).double()) + 0.3 * torch.tril(normal(Z, Z), -1)
     return {"W": W, "psi": 0.2 + normal(X).square(), "x": x, "mu": normal(X), "phi": factor @ factor.mT}
 
 
