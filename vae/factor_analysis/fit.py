@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae.factor_analysis.newton import newton
+from vae.factor_analysis.newton import Derivatives, newton
 from vae.factor_analysis.objective import Encoder, Patterns, check_encoder, elbo, log_likelihood, posterior
-from vae.factor_analysis.profile import exploratory_fit, has_profile
+from vae.factor_analysis.profile import exploratory_fit, first_psi, has_profile
 from vae.factor_analysis.structure import Layout, Parameters, Structure, positive_definite
 from vae.noise import generator
 
@@ -275,6 +275,8 @@ def _starts(S: Tensor, layout: Layout, starts: int, seed: int, init: Parameters 
     W = torch.cat([steps[None], drawn]) * variance[..., None].sqrt() * (0.5 / k) ** 0.5
     shares = torch.rand(starts, p, generator=stream, dtype=S.dtype) * 0.6 + 0.2
     psi = torch.cat([torch.full((1, p), 0.5, dtype=S.dtype), shares]) * variance
+    if layout.structure.mask is None:
+        psi[:, 0] = first_psi(S, k)
     eye = torch.eye(k, dtype=S.dtype).expand(batch, 1 + starts, k, k)
     structure = layout.structure
     phi = eye if isinstance(structure.phi, str) else structure.phi.expand_as(eye)
@@ -304,12 +306,17 @@ def _newton_fit(
     def loss(u: Tensor, S: Tensor) -> Tensor:
         return -elbo(layout.from_u(u), S, encoder, patterns)
 
-    slope = torch.func.grad(loss)
-    derivatives = torch.vmap(lambda u, S: (slope(u, S), torch.func.jacfwd(slope)(u, S)))
+    def slope(u: Tensor, S: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        slope, value = torch.func.grad_and_value(loss)(u, S)
+        return slope, (value, slope)
+
+    def derivatives(u: Tensor, S: Tensor) -> Derivatives:
+        curvature, (value, slope_there) = torch.func.jacfwd(slope, has_aux=True)(u, S)
+        return value, slope_there, curvature
+
+    evaluate = torch.vmap(derivatives)
     lower = torch.full((len(S), len(layout)), -torch.inf, dtype=S.dtype)
     if layout.free_psi:
         lower[:, layout.n_loadings : layout.n_loadings + layout.n_psi] = floor.log()
-    u, iterations, converged = newton(
-        layout.u(begin), lower, lambda u, rows: loss(u, S[rows]), lambda u, rows: derivatives(u, S[rows]), tol, max_iter
-    )
+    u, iterations, converged = newton(layout.u(begin), lower, lambda u, rows: evaluate(u, S[rows]), tol, max_iter)
     return layout.from_u(u), iterations, converged
