@@ -114,9 +114,10 @@ def fit(
     """The parameters with the largest ELBO of the encoder's family; with "full", maximum likelihood.
 
     S (..., p, p): one 1/N covariance or many, which are solved as one batch; the result gains its leading axes. The
-    best of one planned start (or `init`, whose axes broadcast) and `starts` random ones. `tol`: the largest change of
-    a parameter (of log psi) in the Newton step that ends it. Columns of W are signed to a
-    positive sum, those that a tie or a fixed correlation joins together.
+    best of one planned start (or `init`, whose axes broadcast) and `starts` random ones. `tol`: the largest change in
+    the Newton step that ends it, of a parameter and of log psi, or of the root of psi in units of the item's deviation
+    where psi is all that is searched. Columns of W are signed to a positive sum, those that a tie or a fixed
+    correlation joins together.
 
     ValueError: S is no covariance matrix, does not fit the structure, or does not determine the parameters. A warning
     where an exploratory model has fewer covariances than parameters.

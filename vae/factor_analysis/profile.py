@@ -33,15 +33,19 @@ def exploratory_fit(
     if floor is None:
         steps = torch.zeros(len(S), dtype=torch.int64)
         return best_loadings(S, psi, k), steps, torch.ones_like(steps, dtype=torch.bool)
+    # In units of the items' deviations and by its root, in which Newton's method runs into a bound at zero at once.
+    scale = S.diagonal(dim1=-2, dim2=-1).sqrt()
+    S = _scaled(S, 1 / scale)
     inverted = inverse(S)[0]
-    log_psi, steps, converged = newton(
-        psi.log(),
-        floor.log(),
-        lambda theta, rows: _derivatives(theta, S[rows], inverted[rows], k),
-        tol,
-        max_iter,
-    )
-    return best_loadings(S, log_psi.exp(), k), steps, converged
+
+    def evaluate(root: Tensor, rows: Tensor) -> Derivatives:
+        loss, slope, curvature = _derivatives(2 * root.log(), S[rows], inverted[rows], k)
+        curvature = _scaled(4 * curvature - 2 * torch.diag_embed(slope), 1 / root)
+        return loss, 2 * slope / root, curvature
+
+    root, steps, converged = newton(psi.sqrt() / scale, floor.sqrt() / scale, evaluate, tol, max_iter)
+    W, psi, phi = best_loadings(S, root.square(), k)
+    return Parameters(W * scale[..., None], psi * scale.square(), phi), steps, converged
 
 
 def first_psi(S: Tensor, k: int) -> Tensor:
@@ -69,7 +73,7 @@ def _derivatives(log_psi: Tensor, S: Tensor, inverted: Tensor, k: int) -> Deriva
 
     By second-order perturbation theory, from the eigenpairs of the inverse psi^1/2 S^-1 psi^1/2: where a uniqueness
     nears zero its smallest eigenvalues, which are not summed, lose their digits, and not those that are. Sums over the
-    eigenvectors left over are taken as the sum over all, where that is known, less that over the few taken by factors.
+    eigenvectors left over are sums over all, which are known, less those over the few taken by factors.
     """
     scale = (0.5 * log_psi).exp()
     inverse_scaled = _scaled(inverted, scale)
@@ -82,9 +86,10 @@ def _derivatives(log_psi: Tensor, S: Tensor, inverted: Tensor, k: int) -> Deriva
     taken = vectors[:, :, :k] * ~left[:, None, :k]
     ones = torch.eye(S.shape[-1], dtype=S.dtype) - taken @ taken.mT
     inverses = inverse_scaled - (taken * values[:, None, :k]) @ taken.mT
-    plain = (vectors * (left / values)[:, None, :]) @ vectors.mT
+    scaled = _scaled(S, 1 / scale)
+    plain = scaled - (taken / values[:, None, :k]) @ taken.mT
     # pairs of eigenvectors that are both left over, and the second derivative of the scaling itself
-    curvature = plain * inverses + ones.square() + (ones - inverses) * _scaled(S, 1 / scale)
+    curvature = plain * inverses + ones.square() + (ones - inverses) * scaled
     # pairs of one taken by a factor and one left over: (B, k, p). Equal eigenvalues on both sides leave a kink, which
     # has no second derivative: such pairs are left out.
     top, other = values[:, :k, None], values[:, None, :]
