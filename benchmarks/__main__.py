@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import protocol, report
+from benchmarks import factor_analysis, protocol, report
 from benchmarks.cases import CASES
 from benchmarks.contenders import NAMES
 
 SIZES = (1, 8, 36, 64)
+ALL = (*CASES, factor_analysis.NAME)
 
 
 def say(line: str) -> None:
@@ -24,7 +25,7 @@ def say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare results, time nothing")
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=ALL, default=list(ALL))
     parser.add_argument("--members", nargs="+", type=int, default=list(SIZES), metavar="E")
     parser.add_argument("--contenders", nargs="+", choices=list(NAMES), default=list(NAMES), help="whom to time")
     parser.add_argument("--rounds", type=int, default=7)
@@ -42,7 +43,7 @@ def main() -> None:
     if absent:
         say(f"not installed, so left out: {', '.join(absent)} (pip install -e '.[bench]' -c constraints.txt)")
     for case in options.cases:
-        run(case, options)
+        (run_factor_analysis if case == factor_analysis.NAME else run)(case, options)
 
 
 def run(case: str, options: argparse.Namespace) -> None:
@@ -86,6 +87,29 @@ def run(case: str, options: argparse.Namespace) -> None:
     parameters = {"members": options.members, "rounds": options.rounds, "cores": os.cpu_count()}
     folder = options.out / (case if options.device == "cpu" else f"{case}-gpu")
     say(f"{report.store(folder, table, parameters, time.monotonic() - begin, options.device)}")
+
+
+def run_factor_analysis(case: str, options: argparse.Namespace) -> None:
+    """Equal likelihoods, times, the record."""
+    if options.device == "cuda":
+        say(f"{case}: in float64 on the CPU only")
+        return
+    begin, before = time.monotonic(), protocol.load()
+    checks = factor_analysis.check(say, quick=options.check)
+    if options.check:
+        return
+    rows = factor_analysis.apart(factor_analysis.measure, options.rounds)
+    time.sleep(30)  # so that our own load dies away
+    after = protocol.load()
+    table, loaded = factor_analysis.summary(rows), max(before, after) > protocol.MAX_LOAD
+    say(factor_analysis.text(table, verdict=not loaded))
+    if loaded:
+        say(f"load {before:.1f} before and {after:.1f} after, above {protocol.MAX_LOAD}: no verdict, no record")
+        sys.exit(1)
+    loads = [{"quantity": f"load {when}", "value": value} for when, value in (("before", before), ("after", after))]
+    table = pd.concat([table, pd.DataFrame([*loads, *checks])], ignore_index=True).assign(case=case)
+    parameters = {"rounds": options.rounds, "cores": os.cpu_count(), "cap": factor_analysis.CAP}
+    say(f"{report.store(options.out / case, table, parameters, time.monotonic() - begin, options.device)}")
 
 
 if __name__ == "__main__":

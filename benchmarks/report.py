@@ -62,23 +62,24 @@ def summary(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
                 mine = (exact if len(exact) else mine[mine["members"] == 1]).set_index("round")
                 keys = {"case": case, "layout": layout, "contender": name, "members": members}
                 found += [
-                    keys | {"quantity": "time of a model-step", **_center(mine["wall"]), "unit": "ms"},
-                    keys | {"quantity": "CPU time of a model-step", **_center(mine["cpu"]), "unit": "ms"},
-                    keys | {"quantity": "time over ours", **_center(mine["wall"] / ours["wall"]), "unit": "ratio"},
+                    keys | {"quantity": "time of a model-step", **center(mine["wall"]), "unit": "ms"},
+                    keys | {"quantity": "CPU time of a model-step", **center(mine["cpu"]), "unit": "ms"},
+                    keys | {"quantity": "time over ours", **center(mine["wall"] / ours["wall"]), "unit": "ratio"},
                 ]
                 if len(ceiling):
                     share = (mine["flops"] / mine["wall"]) / (FLOPS / ceiling)
-                    found.append(keys | {"quantity": "share of the ceiling", **_center(share), "unit": "share"})
+                    found.append(keys | {"quantity": "share of the ceiling", **center(share), "unit": "share"})
                 if len(exact):
                     memory = exact["memory"].iloc[0]
                     found.append(keys | {"quantity": "memory", "value": memory, "se": 0.0, "n": 1, "unit": "MB"})
         if len(ceiling):
             keys = {"case": case, "layout": layout, "contender": "ceiling", "members": 1}
-            found.append(keys | {"quantity": "ceiling", **_center(FLOPS / ceiling / 1e6), "unit": "GFLOP/s"})
+            found.append(keys | {"quantity": "ceiling", **center(FLOPS / ceiling / 1e6), "unit": "GFLOP/s"})
     return pd.DataFrame(found)
 
 
-def _center(values: pd.Series) -> dict[str, Any]:
+def center(values: pd.Series) -> dict[str, Any]:
+    """A median over rounds, its standard error, the least value and the number of rounds."""
     return {
         "value": values.median(),
         "se": values.std() / np.sqrt(len(values)) if len(values) > 1 else 0.0,

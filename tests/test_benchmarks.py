@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import cases, protocol, report
+from benchmarks import cases, factor_analysis, protocol, report
 from benchmarks.cases import CASES
 from benchmarks.contenders import FED, NAMES, STACKED
 from benchmarks.worker import Worker
@@ -130,3 +130,61 @@ def test_every_contender_is_named_once():
     modules = {path.stem for path in (Path(protocol.__file__).parent / "contenders").glob("*.py")}
     assert modules - {"__init__", "torch_model", "ceiling"} == set(NAMES)
     assert set(FED) | set(STACKED) <= set(NAMES)
+
+
+# Factor analysis
+
+
+def compared(monkeypatch, **changes):
+    """factor_analysis.check of one row."""
+    row = {"problem": "wine", "contender": "sklearn", "quantity": "log-likelihood below ours", "unit": "nats"}
+    row |= {"value": 0.0, "stopped": True} | changes
+    monkeypatch.setattr(factor_analysis, "apart", lambda work, *arguments: [row])
+    said = []
+    return factor_analysis.check(said.append, quick=True), said
+
+
+def test_solvers_of_factor_analysis_agree():
+    """On a small problem all stop at one likelihood, which the package calls the same; batch equals loop."""
+    from vae.factor_analysis import exploratory, fit
+
+    x = factor_analysis.simulated(7, 2)
+    found = {name: solve(x, 2, 5000) for name, solve in factor_analysis.SOLVERS.items()}
+    assert all(stopped for _, _, stopped in found.values())
+    ends = [factor_analysis.log_likelihood(x, W, psi) for W, psi, _ in found.values()]
+    assert np.ptp(ends) < factor_analysis.LIMIT
+    S = torch.from_numpy(np.cov(x.T, bias=True))
+    assert ends[0] == pytest.approx(float(fit(S, exploratory(2)).log_likelihood), abs=1e-12)
+    S = factor_analysis.replicates(3)
+    np.testing.assert_allclose(factor_analysis.together(S), factor_analysis.loop(S), rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(factor_analysis.replicates(2), S[:2])
+
+
+def test_who_stops_elsewhere_is_not_timed(monkeypatch):
+    with pytest.raises(RuntimeError, match="scikit-learn ends 1.0e-06 nats per datum below ours on wine: not timed"):
+        compared(monkeypatch, value=1e-6)
+    for above in (-1e-6, float("nan")):
+        with pytest.raises(RuntimeError, match="not timed"):
+            compared(monkeypatch, value=above, stopped=False)
+    with pytest.raises(RuntimeError, match="this package does not converge on wine"):
+        compared(monkeypatch, contender="ours", stopped=False)
+    rows, said = compared(monkeypatch, value=1e-6, stopped=False)
+    assert rows[0]["value"] == 1e-6
+    assert "+1.0e-06 nats below ours, still rising" in said[0]
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(5, "met"), (3, "NOT met")])
+def test_bars_of_factor_analysis(factor, verdict):
+    keys = {"problem": "wine, k = 3", "cpu": 1.0}
+    rows = [
+        keys | {"contender": name, "round": number, "wall": wall * ratio}
+        for name, ratio in (("ours", 1), ("sklearn", factor))
+        for number, wall in enumerate((1.0, 2.0, 4.0))
+    ]
+    table = factor_analysis.summary(rows)
+    over = table[table["quantity"] == "time over ours"].set_index("contender")
+    assert over["value"].to_dict() == {"ours": 1, "sklearn": factor}
+    assert (over["se"] == 0).all()
+    assert f"(at least 4: {verdict})" in factor_analysis.text(table)
+    assert "not measured" in factor_analysis.text(table)
+    assert "met" not in factor_analysis.text(table, verdict=False)

@@ -176,3 +176,32 @@ def test_without_a_record_of_speed_the_build_says_how_to_make_one(speed, tmp_pat
     monkeypatch.setattr(speed[0], "project_root", lambda: tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="holds no record; measure with `make bench OUT=results/speed`"):
         speed[0].recorded()
+
+
+def test_the_page_on_speed_shows_factor_analysis_where_it_was_measured(speed, tmp_path):
+    from benchmarks import factor_analysis, report
+
+    extension, found = speed
+    assert "Not measured yet" in "\n".join(extension.factor_analysis_table(found))
+    walls = {"wine, k = 3": {"ours": 2.0, "sklearn": 9.0, "em": 3.0}, "64 replicates": {"ours": 0.5, "loop": 50.0}}
+    rows = [
+        {"problem": problem, "contender": name, "round": number, "wall": wall, "cpu": wall}
+        for problem, times in walls.items()
+        for name, wall in times.items()
+        for number in range(2)
+    ]
+    checks = [
+        {"problem": problem, "contender": name, "quantity": "log-likelihood below ours", "value": 2e-5 * (name == "em"),
+         "stopped": name != "em"}
+        for problem, times in walls.items()
+        for name in times
+    ]  # fmt: skip
+    loads = [{"quantity": f"load {when}", "value": 0.5} for when in ("before", "after")]
+    table = pd.concat([factor_analysis.summary(rows), pd.DataFrame([*loads, *checks])], ignore_index=True)
+    folder = tmp_path / "results" / "speed" / factor_analysis.NAME
+    report.store(folder, table, {"rounds": 2, "cores": 2}, 60.0, "cpu")
+    text = "\n".join(extension.factor_analysis_table(found))
+    assert "9 (4.5; at least 4: ✓ met)" in text
+    assert "3 (1.5; ends 2e-05 below)" in text
+    assert "50 (100)" in text
+    assert "2 rounds, load 0.5 before and 0.5 after, scikit-learn" in text

@@ -139,22 +139,21 @@ def test_newton_finds_minima_and_leaves_saddles():
     """x^4/4 - a x^2/2 + y^2: a saddle at 0, minima at +-sqrt a; a bound holds where the slope presses."""
     a = matrix([4.0, 1.0, 9.0])
 
-    def loss(u, rows):
-        return u[:, 0] ** 4 / 4 - a[rows] * u[:, 0] ** 2 / 2 + u[:, 1] ** 2
-
-    def derivatives(u, rows):
+    def evaluate(u, rows):
+        loss = u[:, 0] ** 4 / 4 - a[rows] * u[:, 0] ** 2 / 2 + u[:, 1] ** 2
         slope = torch.stack([u[:, 0] ** 3 - a[rows] * u[:, 0], 2 * u[:, 1]], -1)
-        return slope, torch.diag_embed(torch.stack([3 * u[:, 0] ** 2 - a[rows], torch.full((len(u),), 2.0)], -1))
+        bend = torch.stack([3 * u[:, 0] ** 2 - a[rows], torch.full((len(u),), 2.0)], -1)
+        return loss, slope, torch.diag_embed(bend)
 
     begin = torch.zeros(3, 2).double()
     begin[1] = matrix([0.3, 5.0])
     lower = torch.full((3, 2), -torch.inf).double()
     lower[1, 1] = 0.5
-    u, steps, converged = newton(begin, lower, loss, derivatives, 1e-9, 60)
+    u, steps, converged = newton(begin, lower, evaluate, 1e-9, 60)
     assert converged.all()
     assert_close(u.abs(), torch.stack([a.sqrt(), matrix([0, 0.5, 0])], -1), rtol=0, atol=1e-9)
     assert (steps > 1).all()
-    assert not newton(begin, lower, loss, derivatives, 1e-9, 1)[2].any()
+    assert not newton(begin, lower, evaluate, 1e-9, 1)[2].any()
 
 
 # Invariances

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from vae import linear_gaussian as lg
 from vae.factor_analysis import Parameters, confirmatory, elbo, elbo_of, gap, log_likelihood, posterior, precision
-from vae.factor_analysis.profile import _derivatives, _loss
+from vae.factor_analysis.profile import _derivatives
 from vae.factor_analysis.structure import Layout
 
 FAMILIES = pytest.mark.parametrize("encoder", ENCODERS)
@@ -101,12 +101,30 @@ def test_a_posterior_of_two_factors_has_the_gap_of_its_correlation():
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_the_profile_has_exact_derivatives(k, data, normal):
+    S = covariance(data)
+    log_psi = 0.5 * normal(P) - 1
+
+    def profile(log_psi):
+        """By the eigenvalues that are not above 1 or not among the k largest."""
+        values = torch.linalg.eigvalsh(S * torch.exp(-0.5 * (log_psi[:, None] + log_psi[None, :])))
+        left = torch.cat([values[:-k], values[-k:].clamp(max=1)])
+        return 0.5 * (left - left.log() - 1).sum()
+
+    loss, slope, curvature = (part[0] for part in _derivatives(log_psi[None], S[None], torch.linalg.inv(S)[None], k))
+    assert_close(loss, profile(log_psi), rtol=1e-12, atol=1e-12)
+    assert_close(slope, torch.func.grad(profile)(log_psi), rtol=1e-9, atol=1e-10)
+    assert_close(curvature, torch.func.hessian(profile)(log_psi), rtol=1e-8, atol=1e-9)
+
+
+def test_the_profile_keeps_its_digits_where_a_uniqueness_vanishes(data):
+    """What remains as psi_1 -> 0 falls in proportion to it, for k = 1, and must be seen to."""
     S = covariance(data)[None]
-    log_psi = 0.5 * normal(1, P) - 1
-    slope, curvature = _derivatives(log_psi, S, k)
-    assert_close(slope[0], torch.func.grad(lambda v: _loss(v[None], S, k)[0])(log_psi[0]), rtol=1e-9, atol=1e-10)
-    expected = torch.func.hessian(lambda v: _loss(v[None], S, k)[0])(log_psi[0])
-    assert_close(curvature[0], expected, rtol=1e-8, atol=1e-9)
+    inverted = torch.linalg.inv(S)
+    losses = [
+        _derivatives(torch.tensor([[depth] + [-1.0] * (P - 1)]).double(), S, inverted, 1)[0].item()
+        for depth in (-26.0, -27.0, -28.0)
+    ]
+    assert (losses[0] - losses[1]) / (losses[1] - losses[2]) == pytest.approx(torch.e, rel=1e-2)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

@@ -1,4 +1,4 @@
-"""`{speed} bars | times | models | jax | circumstances`: what `make bench` has recorded, as tables and figures."""
+"""`{speed} bars | times | models | jax | circumstances | factor_analysis`: what `make bench` has recorded, shown."""
 
 import math
 import sys
@@ -17,6 +17,7 @@ from vae import figures
 from vae.record import Record, project_root, read
 
 sys.path.append(str(project_root()))  # benchmarks/ is no installed package
+from benchmarks import factor_analysis  # noqa: E402
 from benchmarks.contenders import NAMES  # noqa: E402
 from benchmarks.report import bars  # noqa: E402
 
@@ -105,6 +106,42 @@ def circumstances(speed: Speed) -> Iterator[str]:
     return list_table(["What", "Value"], rows)
 
 
+def factor_analysis_table(speed: Speed) -> Iterator[str]:
+    """ms of a problem by contender, with the ratio to ours and by how much an end is missed; where it was measured."""
+    folder = project_root() / "results" / "speed" / factor_analysis.NAME
+    if not folder.exists():
+        yield f"Not measured yet; `python -m benchmarks --cases {factor_analysis.NAME}` does it."
+        return
+    record = read(folder)
+    table, about = record.table, record.provenance
+    value = table.set_index(["problem", "contender", "quantity"])["value"]
+    least = {(bar.problem, bar.peer): (bar.bar, ratio >= bar.bar) for bar, ratio, _ in factor_analysis.bars(table)}
+    stopped = figures.select(table, quantity="log-likelihood below ours").set_index(["problem", "contender"])["stopped"]
+    peers, rows = [name for name in factor_analysis.TITLES if name != "ours"], []
+    for problem in table["problem"].dropna().unique():
+        cells = []
+        for name in peers:
+            key = (problem, name)
+            if (*key, "time over ours") not in value.index:
+                cells.append("–")
+                continue
+            took, ratio = (value[(*key, quantity)] for quantity in ("time of a problem", "time over ours"))
+            ends = "" if stopped[key] else f"; ends {value[(*key, 'log-likelihood below ours')]:.0e} below"
+            bar, met = least.get(key, (0, True))
+            goal = f"; at least {bar:g}: {'✓ met' if met else '✗ **not met**'}" if bar else ""
+            cells.append(f"{took:.3g} ({ratio:.3g}{ends}{goal})")
+        rows.append([problem, f"{value[(problem, 'ours', 'time of a problem')]:.3g}", *cells])
+    yield from list_table(["Problem", *(factor_analysis.TITLES[name] for name in ("ours", *peers))], rows)
+    loads = [figures.select(table, quantity=f"load {when}")["value"].item() for when in ("before", "after")]
+    commit = (about["commit"] or "unknown")[:7] + (" with uncommitted changes" if about["dirty"] else "")
+    yield ""
+    yield (
+        f"{about['created'][:10]}, commit {commit}, {about['processor']}, one thread, "
+        f"{about['parameters']['rounds']} rounds, load {loads[0]:.1f} before and {loads[1]:.1f} after, "
+        f"scikit-learn {about['versions']['scikit-learn']}."
+    )
+
+
 def models(speed: Speed) -> tuple[Figure, str]:
     """Time of a model-step on two cores, by trainer, each in the better of its two layouts."""
     cases = [case for case in SHOWN if case in set(speed.table["case"])]
@@ -169,6 +206,7 @@ TABLES: dict[str, Callable[[Speed], Iterator[str]]] = {
     "bars": bars_table,
     "times": times_table,
     "circumstances": circumstances,
+    "factor_analysis": factor_analysis_table,
 }
 FIGURES: dict[str, Callable[[Speed], tuple[Figure, str]]] = {"models": models, "jax": against_jax}
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae.factor_analysis.newton import newton
+from vae.factor_analysis.newton import Derivatives, newton
 from vae.factor_analysis.objective import Encoder, Patterns, check_encoder, elbo, log_likelihood, posterior
-from vae.factor_analysis.profile import exploratory_fit, has_profile
+from vae.factor_analysis.profile import exploratory_fit, first_psi, has_profile
 from vae.factor_analysis.structure import Layout, Parameters, Structure, positive_definite
 from vae.noise import generator
 
@@ -114,9 +114,10 @@ def fit(
     """The parameters with the largest ELBO of the encoder's family; with "full", maximum likelihood.
 
     S (..., p, p): one 1/N covariance or many, which are solved as one batch; the result gains its leading axes. The
-    best of one planned start (or `init`, whose axes broadcast) and `starts` random ones. `tol`: the largest change of
-    a parameter (of log psi) in the Newton step that ends it. Columns of W are signed to a
-    positive sum, those that a tie or a fixed correlation joins together.
+    best of one planned start (or `init`, whose axes broadcast) and `starts` random ones. `tol`: the largest change in
+    the Newton step that ends it, of a parameter and of log psi, or of the root of psi in units of the item's deviation
+    where psi is all that is searched. Columns of W are signed to a positive sum, those that a tie or a fixed
+    correlation joins together.
 
     ValueError: S is no covariance matrix, does not fit the structure, or does not determine the parameters. A warning
     where an exploratory model has fewer covariances than parameters.
@@ -275,6 +276,8 @@ def _starts(S: Tensor, layout: Layout, starts: int, seed: int, init: Parameters 
     W = torch.cat([steps[None], drawn]) * variance[..., None].sqrt() * (0.5 / k) ** 0.5
     shares = torch.rand(starts, p, generator=stream, dtype=S.dtype) * 0.6 + 0.2
     psi = torch.cat([torch.full((1, p), 0.5, dtype=S.dtype), shares]) * variance
+    if layout.structure.mask is None:
+        psi[:, 0] = first_psi(S, k)
     eye = torch.eye(k, dtype=S.dtype).expand(batch, 1 + starts, k, k)
     structure = layout.structure
     phi = eye if isinstance(structure.phi, str) else structure.phi.expand_as(eye)
@@ -304,12 +307,17 @@ def _newton_fit(
     def loss(u: Tensor, S: Tensor) -> Tensor:
         return -elbo(layout.from_u(u), S, encoder, patterns)
 
-    slope = torch.func.grad(loss)
-    derivatives = torch.vmap(lambda u, S: (slope(u, S), torch.func.jacfwd(slope)(u, S)))
+    def slope(u: Tensor, S: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        slope, value = torch.func.grad_and_value(loss)(u, S)
+        return slope, (value, slope)
+
+    def derivatives(u: Tensor, S: Tensor) -> Derivatives:
+        curvature, (value, slope_there) = torch.func.jacfwd(slope, has_aux=True)(u, S)
+        return value, slope_there, curvature
+
+    evaluate = torch.vmap(derivatives)
     lower = torch.full((len(S), len(layout)), -torch.inf, dtype=S.dtype)
     if layout.free_psi:
         lower[:, layout.n_loadings : layout.n_loadings + layout.n_psi] = floor.log()
-    u, iterations, converged = newton(
-        layout.u(begin), lower, lambda u, rows: loss(u, S[rows]), lambda u, rows: derivatives(u, S[rows]), tol, max_iter
-    )
+    u, iterations, converged = newton(layout.u(begin), lower, lambda u, rows: evaluate(u, S[rows]), tol, max_iter)
     return layout.from_u(u), iterations, converged

@@ -7,69 +7,77 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-LONGEST = 2.0  # no coordinate moves further in one step
+Derivatives = tuple[Tensor, Tensor, Tensor]  # loss (n,), slope (n, P), curvature (n, P, P)
 
 
 def newton(
-    u: Tensor,
-    lower: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    derivatives: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    tol: float,
-    max_iter: int,
+    u: Tensor, lower: Tensor, evaluate: Callable[[Tensor, Tensor], Derivatives], tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Minima of many smooth functions at once, u (B, P) above `lower` (B, P): (u, steps (B,), converged (B,)).
 
-    Newton's method with the Hessian's eigenvalues made positive, so that saddles repel (Dauphin et al. 2014), halved
-    steps until the loss falls, a push off a saddle that was reached exactly, and coordinates at or near their bound
-    taken out of the Hessian while the slope presses them there (Bertsekas 1982). `loss(u, rows)` (n,) and
-    `derivatives(u, rows)` ((n, P), (n, P, P)) see the rows still at work.
+    Newton's method with the Hessian's eigenvalues made positive, so that saddles repel (Dauphin et al. 2014), a push
+    off a saddle that is met exactly, halved steps until the loss falls, and coordinates held at their bound while the
+    slope presses them there (Bertsekas 1982). `evaluate(u, rows)` sees the rows still at work. A step below `tol` in
+    every coordinate ends a row.
     """
     u = torch.maximum(u, lower)
     steps = torch.zeros(len(u), dtype=torch.int64)
     converged = torch.zeros(len(u), dtype=torch.bool)
     rows = torch.arange(len(u))
-    value = loss(u, rows)
+    value, slope, curvature = evaluate(u, rows)
     for _ in range(max_iter):
-        if not len(rows):
-            break
         here, bound = u[rows], lower[rows]
-        slope, curvature = derivatives(here, rows)
         broken = ~(slope.isfinite().all(-1) & curvature.isfinite().all(-1).all(-1))
-        slope = slope.masked_fill(broken[:, None], 0)
-        curvature = curvature.masked_fill(broken[:, None, None], 0)
-        held = (here <= bound + LONGEST) & (slope > 0)  # near enough: these go straight to the bound
-        slope = slope.masked_fill(held, 0)
-        curvature = curvature.masked_fill(held[:, :, None] | held[:, None, :], 0) + torch.diag_embed(held.to(u.dtype))
-        values, vectors = torch.linalg.eigh(curvature)
-        size = values.abs()
-        size = torch.maximum(size, 1e-9 * size.amax(-1, keepdim=True)).clamp(min=torch.finfo(u.dtype).tiny)
-        step = -(vectors @ ((vectors.mT @ slope[..., None]) / size[..., None])).squeeze(-1)
-        step = torch.where(held, bound - here, step)
-        step = step / (step.abs().amax(-1, keepdim=True) / LONGEST).clamp(min=1)
+        held = (here <= bound) & (slope > 0) | broken[:, None]
+        step = _descent(slope, curvature, held, tol)
+        moved = torch.maximum(here + step, bound)
         small = step.abs().amax(-1) < tol
-        # No slope and a downward bend: a saddle, which Newton's step cannot leave. Go down the bend.
-        saddle = small & (values[:, 0] < -1e-6 * size[:, -1].maximum(size[:, 0]))
-        step = torch.where(saddle[:, None], 0.1 * vectors[:, :, 0], step)
-        small = small & ~saddle
-        length = torch.ones(len(rows), 1, dtype=u.dtype)
-        best, best_value = here, value
-        waiting = torch.ones(len(rows), dtype=torch.bool)
-        rounding = 4 * torch.finfo(u.dtype).eps * value.abs()  # the last steps move less than a loss can show
-        for _ in range(30):
-            moved = torch.maximum(here[waiting] + length[waiting] * step[waiting], bound[waiting])
-            now = loss(moved, rows[waiting])
-            good = now <= value[waiting] + rounding[waiting]
-            done = waiting.nonzero()[:, 0][good]
-            best = best.index_put((done,), moved[good])
-            best_value = best_value.index_put((done,), now[good])
-            waiting = waiting.index_put((done,), torch.tensor(False))
-            if not waiting.any():
-                break
-            length[waiting] /= 2
-        u = u.index_put((rows,), best)
+        u[rows] = moved
         steps[rows] += 1
         converged[rows] = small & ~broken
-        going = ~(small | waiting | broken)
-        rows, value = rows[going], best_value[going]
+        if small.all():
+            break
+        if small.any():  # they move less than a loss can show, so nobody looks at it again
+            rows, here, bound, step, moved, value = (part[~small] for part in (rows, here, bound, step, moved, value))
+        limit = value + 1e-13 * (1 + value.abs())  # what rounding may add
+        found = evaluate(moved, rows)
+        for _ in range(30):
+            bad = (~(found[0] <= limit)).nonzero()[:, 0]
+            if not len(bad):
+                break
+            step[bad] /= 2
+            moved[bad] = torch.maximum(here[bad] + step[bad], bound[bad])
+            for part, again in zip(found, evaluate(moved[bad], rows[bad]), strict=True):
+                part[bad] = again
+        stuck = ~(found[0] <= limit)
+        u[rows] = torch.where(stuck[:, None], here, moved)
+        value, slope, curvature = found
+        if stuck.any():
+            rows, value, slope, curvature = (part[~stuck] for part in (rows, *found))
+            if not len(rows):
+                break
     return u, steps, converged
+
+
+def _descent(slope: Tensor, curvature: Tensor, held: Tensor, tol: float) -> Tensor:
+    """Newton's step (n, P), 0 where `held`, no coordinate by more than 2."""
+    slope = slope.masked_fill(held, 0)
+    curvature = curvature.masked_fill(held[:, :, None] | held[:, None, :], 0) + torch.diag_embed(held.to(slope.dtype))
+    factor, failed = torch.linalg.cholesky_ex(curvature)
+    pivots = factor.diagonal(dim1=-2, dim2=-1)
+    firm = (failed == 0) & (pivots.amin(-1) > 3e-5 * pivots.amax(-1))  # positive definite, and not barely
+    step = -torch.cholesky_solve(slope[..., None], factor).squeeze(-1)
+    if not firm.all():
+        step[~firm] = _repelled(slope[~firm], curvature[~firm], tol)
+    return step / (step.abs().amax(-1, keepdim=True) / 2).clamp(min=1)
+
+
+def _repelled(slope: Tensor, curvature: Tensor, tol: float) -> Tensor:
+    values, vectors = torch.linalg.eigh(curvature)
+    size = values.abs()
+    largest = size.amax(-1, keepdim=True)
+    size = torch.maximum(size, 1e-9 * largest).clamp(min=torch.finfo(slope.dtype).tiny)
+    step = -(vectors @ ((vectors.mT @ slope[..., None]) / size[..., None])).squeeze(-1)
+    # No slope and a downward bend: a saddle, which Newton's step cannot leave. Go down the bend.
+    saddle = (step.abs().amax(-1, keepdim=True) < tol) & (values[:, :1] < -1e-6 * largest)
+    return torch.where(saddle, 0.1 * vectors[:, :, 0], step)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vae.factor_analysis.newton import newton
-from vae.factor_analysis.objective import Encoder, Patterns
+from vae.factor_analysis.newton import Derivatives, newton
+from vae.factor_analysis.objective import Encoder, Patterns, inverse
 from vae.factor_analysis.structure import Layout, Parameters
 
 
@@ -36,74 +36,70 @@ def exploratory_fit(
     if floor is None:
         steps = torch.zeros(len(S), dtype=torch.int64)
         return best_loadings(S, psi, k), steps, torch.ones_like(steps, dtype=torch.bool)
-    log_psi, steps, converged = newton(
-        psi.log(),
-        floor.log(),
-        lambda theta, rows: _loss(theta, S[rows], k),
-        lambda theta, rows: _derivatives(theta, S[rows], k),
-        tol,
-        max_iter,
-    )
-    return best_loadings(S, log_psi.exp(), k), steps, converged
+    # In units of the items' deviations and by its root, in which Newton's method runs into a bound at zero at once.
+    scale = S.diagonal(dim1=-2, dim2=-1).sqrt()
+    S = _scaled(S, 1 / scale)
+    inverted = inverse(S)[0]
+
+    def evaluate(root: Tensor, rows: Tensor) -> Derivatives:
+        loss, slope, curvature = _derivatives(2 * root.log(), S[rows], inverted[rows], k)
+        curvature = _scaled(4 * curvature - 2 * torch.diag_embed(slope), 1 / root)
+        return loss, 2 * slope / root, curvature
+
+    root, steps, converged = newton(psi.sqrt() / scale, floor.sqrt() / scale, evaluate, tol, max_iter)
+    W, psi, phi = best_loadings(S, root.square(), k)
+    return Parameters(W * scale[..., None], psi * scale.square(), phi), steps, converged
+
+
+def first_psi(S: Tensor, k: int) -> Tensor:
+    """Where the search starts, (B, p): Joreskog's (1967) share of what the other items do not predict of each."""
+    p = S.shape[-1]
+    return (1 - 0.5 * min(k, p) / p) / inverse(S)[0].diagonal(dim1=-2, dim2=-1)
 
 
 def best_loadings(S: Tensor, psi: Tensor, k: int) -> Parameters:
     """The likelihood's maximum for given uniquenesses (B, p): W (B, p, k), its columns in falling order."""
-    values, vectors = _eigen(S, psi.log())
+    values, vectors = torch.linalg.eigh(_scaled(S, psi.rsqrt()))
     top = min(k, S.shape[-1])
-    strength = (values[:, :top] - 1).clamp(min=0).sqrt()
-    W = psi.sqrt()[..., None] * vectors[..., :top] * strength[:, None, :]
+    strength = (values.flip(-1)[:, :top] - 1).clamp(min=0).sqrt()
+    W = psi.sqrt()[..., None] * vectors.flip(-1)[..., :top] * strength[:, None, :]
     W = torch.cat([W, W.new_zeros(*W.shape[:-1], k - top)], dim=-1)
     return Parameters(W, psi, torch.eye(k, dtype=S.dtype).expand(len(S), k, k))
 
 
-def _scaled(S: Tensor, log_psi: Tensor) -> Tensor:
-    scale = (-0.5 * log_psi).exp()
+def _scaled(S: Tensor, scale: Tensor) -> Tensor:
     return S * scale[..., None] * scale[..., None, :]
 
 
-def _eigen(S: Tensor, log_psi: Tensor) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(_scaled(S, log_psi))
-    return values.flip(-1), vectors.flip(-1)
+def _derivatives(log_psi: Tensor, S: Tensor, inverted: Tensor, k: int) -> Derivatives:
+    """What is minimised (B,), and its first (B, p) and second (B, p, p) derivatives by log psi.
 
-
-def _left(values: Tensor, k: int) -> Tensor:
-    """Which eigenvalues no factor takes: all but the first k, and those of at most 1."""
-    left = values <= 1
+    By second-order perturbation theory, from the eigenpairs of the inverse psi^1/2 S^-1 psi^1/2: where a uniqueness
+    nears zero its smallest eigenvalues, which are not summed, lose their digits, and not those that are. Sums over the
+    eigenvectors left over are sums over all, which are known, less those over the few taken by factors.
+    """
+    scale = (0.5 * log_psi).exp()
+    inverse_scaled = _scaled(inverted, scale)
+    values, vectors = torch.linalg.eigh(inverse_scaled)
+    left = values >= 1  # what no factor takes: all but the first k, and what would need a negative square
     left[:, k:] = True
-    return left
+    loss = 0.5 * torch.where(left, 1 / values + values.log() - 1, 0).sum(-1)
+    slope = 0.5 * (vectors.square() @ torch.where(left, 1 - 1 / values, 0)[..., None]).squeeze(-1)
 
-
-def _loss(log_psi: Tensor, S: Tensor, k: int) -> Tensor:
-    values = torch.linalg.eigvalsh(_scaled(S, log_psi)).flip(-1)
-    left = _left(values, k)
-    return 0.5 * torch.where(left, values - values.log() - 1, 0).sum(-1)
-
-
-def _derivatives(log_psi: Tensor, S: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """First (B, p) and second (B, p, p) derivatives of `_loss` by log psi (second-order perturbation theory)."""
-    values, vectors = _eigen(S, log_psi)
-    left = _left(values, k)
-    weight = left.to(S.dtype)
-    slope = 0.5 * ((vectors.square() * ((1 - values) * weight)[:, None, :]).sum(-1))
-
-    def total(of: Tensor) -> Tensor:
-        return (vectors * of[:, None, :]) @ vectors.mT
-
-    plain, inverse, times = total(weight), total(weight / values), total(weight * values)
-    pull = total(weight * (1 - 1 / values))
-    # pairs of eigenvectors that are both left over, then the second derivative of the scaling itself
-    curvature = 0.5 * (times * inverse + plain.square())
-    straight = ((1 - 1 / values) * weight * values)[:, None, :]
-    curvature = curvature + 0.5 * torch.diag_embed((vectors.square() * straight).sum(-1))
-    curvature = curvature + 0.5 * pull * _scaled(S, log_psi)
-    # pairs of one left over and one taken by a factor
-    for a in range(min(k, S.shape[-1])):
-        top = values[:, a : a + 1]
-        # Equal eigenvalues on both sides leave a kink, which has no second derivative: such pairs are left out.
-        pairs = left & ~left[:, a : a + 1] & (top - values > 1e-9 * top)
-        apart = torch.where(pairs, values - top, 1)
-        factor = torch.where(pairs, 0.5 * (1 - 1 / values) * (top + values).square() / apart, 0)
-        u = vectors[:, :, a]
-        curvature = curvature + u[:, :, None] * total(factor) * u[:, None, :]
-    return slope, 0.5 * curvature
+    taken = vectors[:, :, :k] * ~left[:, None, :k]
+    ones = torch.eye(S.shape[-1], dtype=S.dtype) - taken @ taken.mT
+    inverses = inverse_scaled - (taken * values[:, None, :k]) @ taken.mT
+    scaled = _scaled(S, 1 / scale)
+    plain = scaled - (taken / values[:, None, :k]) @ taken.mT
+    # pairs of eigenvectors that are both left over, and the second derivative of the scaling itself
+    curvature = plain * inverses + ones.square() + (ones - inverses) * scaled
+    # pairs of one taken by a factor and one left over: (B, k, p). Equal eigenvalues on both sides leave a kink, which
+    # has no second derivative: such pairs are left out.
+    top, other = values[:, :k, None], values[:, None, :]
+    pairs = ~left[:, :k, None] & left[:, None, :] & (other - top > 1e-9 * other)
+    apart = torch.where(pairs, top - other, 1)
+    factor = torch.where(pairs, (1 - other) * (top + other).square() / (top * other * apart), 0)
+    for a in range(factor.shape[1]):
+        both = vectors * vectors[:, :, a : a + 1]
+        curvature.baddbmm_(both * factor[:, a : a + 1], both.mT)
+    return loss, slope, 0.25 * curvature - 0.5 * torch.diag_embed(slope)

@@ -100,11 +100,12 @@ def positive_definite(name: str, matrix: Tensor, size: int | None = None) -> Ten
             f"{name} must be symmetric, got entries {float(asymmetry.max()):.3g} off their mirror image"
             f"{_where(~symmetric)}; pass a covariance matrix"
         )
-    smallest = torch.linalg.eigvalsh(matrix)[..., 0]
-    positive = smallest > 1e-12 * scale
+    least = torch.eye(shape[-1], dtype=matrix.dtype) * (1e-12 * scale)[..., None, None]
+    positive = torch.linalg.cholesky_ex(matrix - least)[1] == 0
     if not positive.all():
+        smallest = torch.linalg.eigvalsh(matrix[~positive]).min()
         raise ValueError(
-            f"{name} must be positive definite, got the eigenvalue {float(smallest[~positive].min()):.3g}"
+            f"{name} must be positive definite, got the eigenvalue {float(smallest):.3g}"
             f"{_where(~positive)}; drop redundant items, or use more data than items"
         )
     return matrix
@@ -155,8 +156,9 @@ class Layout:
         self.n_psi, self.n_phi = p * self.free_psi, k * (k - 1) // 2 * self.free_phi
         # Placing numbers by constant one-hot maps is what torch.vmap takes, unlike indexed assignment.
         eye = torch.eye
-        entries = eye(p)[self.rows][:, :, None] * eye(k)[self.columns][:, None, :]
-        self._loadings = torch.zeros(self.n_loadings, p, k).index_add(0, self.group, entries).double()
+        if structure.mask is not None:
+            entries = eye(p)[self.rows][:, :, None] * eye(k)[self.columns][:, None, :]
+            self._loadings = torch.zeros(self.n_loadings, p, k).index_add(0, self.group, entries).double()
         self._below = (eye(k)[self.below[0]][:, :, None] * eye(k)[self.below[1]][:, None, :]).double()
         self._eye = torch.eye(k, dtype=torch.float64)
 
@@ -185,6 +187,8 @@ class Layout:
         return loadings, psi, phi
 
     def _W(self, loadings: Tensor) -> Tensor:
+        if self.structure.mask is None:
+            return loadings.unflatten(-1, (self.p, self.k))
         return torch.einsum("...n,npk->...pk", loadings, self._loadings)
 
     def _fixed(self, part: str | Tensor, leading: torch.Size) -> Tensor:
@@ -236,5 +240,7 @@ class Layout:
 
     def loadings(self, W: Tensor) -> Tensor:
         """(..., p, k) -> the free loadings (..., n)."""
+        if self.structure.mask is None:
+            return W.flatten(-2)
         total = torch.einsum("...pk,npk->...n", W, self._loadings)
         return total / self._loadings.sum((-1, -2))
