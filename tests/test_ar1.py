@@ -101,6 +101,14 @@ def test_a_long_memory_is_summed_as_exactly():
         assert_close(log_likelihood_rate(truth, truth), expected, rtol=0, atol=1e-10)
 
 
+def test_the_better_of_two_optima_is_found():
+    """A very long memory has an optimum beside the truth, and a better one that forgets it."""
+    truth = AR1(0.99, 0.01, 1.0)
+    found = fit(truth)
+    assert found.model.lam < 0.01
+    assert found.elbo_rate > elbo_rate(truth._replace(lam=0.98843), truth) + 0.09
+
+
 def test_a_memory_of_weak_signals_is_forgotten():
     """Where little is known of z, the ELBO gives up lam = .9 for almost 0: collapse by the approximation gap alone."""
     found = fit(AR1(0.9, 0.001, 1.0), ("lam", "q"))
