@@ -18,27 +18,31 @@ def newton(
     Newton's method with the Hessian's eigenvalues made positive, so that saddles repel (Dauphin et al. 2014), a push
     off a saddle that is met exactly, halved steps until the loss falls, and coordinates held at their bound while the
     slope presses them there (Bertsekas 1982). `evaluate(u, rows)` sees the rows still at work. A step below `tol` in
-    every coordinate ends a row.
+    every coordinate ends a row; so does one that, steps shrinking quadratically, the next would be far below.
     """
     u = torch.maximum(u, lower)
     steps = torch.zeros(len(u), dtype=torch.int64)
     converged = torch.zeros(len(u), dtype=torch.bool)
     rows = torch.arange(len(u))
+    before = torch.zeros(len(u), dtype=u.dtype)  # the size of a row's last step, 0 if it is no guide
     value, slope, curvature = evaluate(u, rows)
     for _ in range(max_iter):
         here, bound = u[rows], lower[rows]
         broken = ~(slope.isfinite().all(-1) & curvature.isfinite().all(-1).all(-1))
         held = (here <= bound) & (slope > 0) | broken[:, None]
-        step = _descent(slope, curvature, held, tol)
+        step, firm = _descent(slope, curvature, held, tol)
         moved = torch.maximum(here + step, bound)
-        small = step.abs().amax(-1) < tol
+        size = step.abs().amax(-1)
+        small = (size < tol) | (firm & (before < 0.1) & (size**3 < 0.1 * tol * before**2))
         u[rows] = moved
         steps[rows] += 1
         converged[rows] = small & ~broken
         if small.all():
             break
-        if small.any():  # they move less than a loss can show, so nobody looks at it again
-            rows, here, bound, step, moved, value = (part[~small] for part in (rows, here, bound, step, moved, value))
+        if small.any():  # where these end needs no look
+            rows, here, bound, step, size, moved, value = (
+                part[~small] for part in (rows, here, bound, step, size, moved, value)
+            )
         limit = value + 1e-13 * (1 + value.abs())  # what rounding may add
         found = evaluate(moved, rows)
         for _ in range(30):
@@ -46,21 +50,22 @@ def newton(
             if not len(bad):
                 break
             step[bad] /= 2
+            size[bad] = 0
             moved[bad] = torch.maximum(here[bad] + step[bad], bound[bad])
             for part, again in zip(found, evaluate(moved[bad], rows[bad]), strict=True):
                 part[bad] = again
         stuck = ~(found[0] <= limit)
         u[rows] = torch.where(stuck[:, None], here, moved)
-        value, slope, curvature = found
+        before, (value, slope, curvature) = size, found
         if stuck.any():
-            rows, value, slope, curvature = (part[~stuck] for part in (rows, *found))
+            rows, before, value, slope, curvature = (part[~stuck] for part in (rows, size, *found))
             if not len(rows):
                 break
     return u, steps, converged
 
 
-def _descent(slope: Tensor, curvature: Tensor, held: Tensor, tol: float) -> Tensor:
-    """Newton's step (n, P), 0 where `held`, no coordinate by more than 2."""
+def _descent(slope: Tensor, curvature: Tensor, held: Tensor, tol: float) -> tuple[Tensor, Tensor]:
+    """Newton's step (n, P), 0 where `held`, no coordinate by more than 2; and where the curvature is positive (n,)."""
     slope = slope.masked_fill(held, 0)
     curvature = curvature.masked_fill(held[:, :, None] | held[:, None, :], 0) + torch.diag_embed(held.to(slope.dtype))
     factor, failed = torch.linalg.cholesky_ex(curvature)
@@ -69,7 +74,7 @@ def _descent(slope: Tensor, curvature: Tensor, held: Tensor, tol: float) -> Tens
     step = -torch.cholesky_solve(slope[..., None], factor).squeeze(-1)
     if not firm.all():
         step[~firm] = _repelled(slope[~firm], curvature[~firm], tol)
-    return step / (step.abs().amax(-1, keepdim=True) / 2).clamp(min=1)
+    return step / (step.abs().amax(-1, keepdim=True) / 2).clamp(min=1), firm
 
 
 def _repelled(slope: Tensor, curvature: Tensor, tol: float) -> Tensor:
