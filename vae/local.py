@@ -1,0 +1,225 @@
+"""The best Gaussian posterior of every datum, without an encoder, and how far from the best it still is."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vae import log_joint as joint
+from vae.gaussian import DiagonalGaussian, FullGaussian, Gaussian
+from vae.log_joint import LogJoint
+from vae.noise import moment_matched, normals, per_datum
+
+MEMORY = 10  # pairs of steps and gradients that a direction is made of
+SHRINKS = 20  # of one step, after which rounding hides any gain
+
+
+class LocalFit(NamedTuple):
+    """What `fit_local` found for B data. All nats are estimates from draws that the fit has not seen, but `iterations`."""
+
+    q: Gaussian  # over (B, Z), of the family of q0
+    iterations: Tensor  # (B,) steps taken
+    converged: Tensor  # (B,) bool: the next step promises less than `tol`
+    elbo: Tensor  # (B,) mean log-weight over fresh draws
+    se: Tensor  # (B,) standard error of elbo
+    certificate: Tensor  # (B,) nats: ELBO on the fitted draws minus fresh; its mean bounds the mean suboptimality
+    decrement: Tensor  # (B,) nats: estimated suboptimality, unbiased but noisy
+
+
+def fit_local(
+    log_joint: LogJoint,
+    q0: Gaussian,
+    *,
+    n_draws: int,
+    seed: int,
+    max_iter: int = 200,
+    n_fresh: int = 512,
+    tol: float = 1e-6,
+    first: int = 0,
+    chunk: int | None = None,
+) -> LocalFit:
+    """Maximises the ELBO of each datum over q of the family of q0, diagonal or full covariance, from q0 on.
+
+    log_joint: z (S, B, Z) -> nats (S, B), any decoder (see `vae.log_joint`). q0 over (B, Z); its dtype and device are
+    those of the computation. The objective is mean log_joint over `n_draws` fixed, moment-matched draws per datum plus
+    q's exact entropy; it is exact where log_joint is quadratic, and concave in (mean, scale) where log_joint is concave
+    (Challis & Barber 2013). Maximised by L-BFGS (Nocedal & Wright 2006, alg. 7.4) in (mean, scale), with a memory, a line
+    search and an end for each datum, so that its answer depends on no other. `max_iter` bounds the evaluations of
+    log_joint; a datum ends when its next step promises less than `tol` nats (or what rounding hides).
+
+    The certificate: the maximum of the fixed-draw ELBO is in expectation at least that of the true one, so fixed minus
+    fresh bounds the suboptimality in expectation, as long as the fit has converged. The decrement is half of g1' F^-1 g2,
+    g1 and g2 the ELBO's gradients from two independent halves of `n_fresh` draws, F the family's Fisher information.
+    The draws of a datum depend on the seed and on its number, `first` for the first one: pass where a chunk of data
+    begins, and it gets what the whole would get. `chunk` bounds the samples evaluated at a time and changes nothing.
+
+    ValueError: bad q0, n_draws odd or below 2 Z, a log_joint of the wrong shape, without gradient or not finite.
+    """
+    q = joint.checked("q0", q0)
+    joint.whole("max_iter", max_iter, 1, "200 is the default")
+    joint.whole("n_fresh", n_fresh, 4, "the certificate needs two halves")
+    if not tol > 0:
+        raise ValueError(f"tol must be positive, got {tol}; 1e-6 nats is the default")
+    if chunk is not None:
+        joint.whole("chunk", chunk, 1, "leave it out to let the size decide")
+    count, dim = q.mean.shape
+    eps = moment_matched(per_datum(seed, "local", first, count), n_draws, dim).to(q.mean)
+    fresh = normals(per_datum(seed, "local, fresh", first, count), n_fresh, dim).to(q.mean)
+    joint.probe(log_joint, q)
+    scale = (0.5 * q.log_var).exp() if isinstance(q, DiagonalGaussian) else q.scale_tril
+    point, value, steps, converged = _maximise(_Objective(log_joint, eps, chunk), _flat(q.mean, scale), max_iter, tol)
+    best = _gaussian(point, dim, isinstance(q, FullGaussian))
+    z = best.rsample(fresh)
+    log_joint_z, gradient = joint.value_and_gradient(log_joint, z, chunk)
+    joint.refuse_nan(log_joint_z)
+    log_w = (log_joint_z - best.log_prob(z)).double()
+    elbo, se = log_w.mean(0), log_w.std(0) / math.sqrt(n_fresh)
+    # The gradient through z alone: no noise where q is the posterior (Roeder et al. 2017).
+    decrement = _decrement(best, best.pull_back(gradient) + fresh, fresh)
+    to = q.mean.dtype
+    return LocalFit(best, steps, converged, elbo.to(to), se.to(to), (value.double() - elbo).to(to), decrement)
+
+
+def _flat(mean: Tensor, scale: Tensor) -> Tensor:
+    return torch.cat([mean, scale.flatten(1)], dim=1)
+
+
+def _gaussian(point: Tensor, dim: int, full: bool) -> Gaussian:
+    mean, scale = point[:, :dim], point[:, dim:]
+    if full:
+        return FullGaussian(mean, scale.unflatten(1, (dim, dim)))
+    return DiagonalGaussian(mean, 2 * scale.log())
+
+
+class _State(NamedTuple):
+    """The loss at a point, per datum: minus the ELBO."""
+
+    loss: Tensor  # (B,) float64
+    slope: Tensor  # (B, D) in (mean, scale)
+    precision: Tensor  # (B, Z) diagonal of -E[Hessian of log_joint] in q's own coordinates: 1 where q fits
+
+
+class _Objective(NamedTuple):
+    """The ELBO on fixed draws eps (S, B, Z); a point (B, D) is a mean (Z,) and a scale, (Z,) or lower (Z, Z), per datum."""
+
+    log_joint: LogJoint
+    eps: Tensor
+    chunk: int | None
+
+    def __call__(self, point: Tensor) -> _State:
+        n_draws, count, dim = self.eps.shape
+        full = point.shape[1] > 2 * dim
+        mean, scale = point[:, :dim], point[:, dim:]
+        if full:
+            q: Gaussian = FullGaussian(mean, scale.unflatten(1, (dim, dim)))
+            diagonal = q[1].diagonal(dim1=1, dim2=2)
+            z = q.rsample(self.eps)
+        else:
+            diagonal, z = scale, mean + scale * self.eps
+        value, gradient = joint.value_and_gradient(self.log_joint, z, self.chunk)
+        # The entropy of N(0, I) is added where the ELBO is reported; here only what moves.
+        loss = -(value.double().mean(0) + diagonal.double().log().sum(1))
+        if full:
+            moment = -torch.einsum("sbi,sbj->bij", gradient, self.eps).tril() / n_draws
+            precision = (scale.unflatten(1, (dim, dim)) * moment).sum(1)
+            along = moment - torch.diag_embed(1 / diagonal)
+        else:
+            moment = -(gradient * self.eps).mean(0)
+            precision = scale * moment
+            along = moment - 1 / diagonal
+        return _State(loss, _flat(-gradient.mean(0), along), precision)
+
+    def precondition(self, point: Tensor, precision: Tensor, vector: Tensor) -> Tensor:
+        """vector (B, D) times an approximation of the inverse Hessian: the exact one where log_joint is a sum of parabolas
+        along q's own axes. In those, p the precision, the mean's curvature is p, and that of a scale, measured not at
+        1 but as the secant from 1 to its optimum p^-1/2, is p + p^1/2.
+        """
+        dim = self.eps.shape[2]
+        p = precision.clamp(min=0.1)  # where log_joint is convex there is no parabola to go by
+        mean, scale = point[:, :dim], point[:, dim:]
+        by_mean, by_scale = vector[:, :dim], vector[:, dim:]
+        if point.shape[1] == 2 * dim:
+            return torch.cat([scale.square() * by_mean / p, scale.square() * by_scale / (p + p.sqrt())], dim=1)
+        lower = scale.unflatten(1, (dim, dim))
+        curvature = p[:, :, None] + torch.diag_embed(p.sqrt())
+        inner = (lower.mT @ by_scale.unflatten(1, (dim, dim))).tril() / curvature
+        shift = lower @ ((lower.mT @ by_mean[..., None]) / p[..., None])
+        return _flat(shift[..., 0], lower @ inner)
+
+
+def _maximise(objective: _Objective, point: Tensor, max_iter: int, tol: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Points (B, D), their ELBO on the fixed draws (B,), steps taken (B,), converged (B,)."""
+    count, dim = objective.eps.shape[1:]
+    diagonal = slice(dim, None, 1 if point.shape[1] == 2 * dim else dim + 1)
+    rounding = torch.finfo(point.dtype).eps
+    state = objective(point)
+    steps = torch.zeros(count, dtype=torch.int64, device=point.device)
+    shrinks, done, converged = steps.clone(), steps > 0, steps > 0
+    memory: list[tuple[Tensor, Tensor, Tensor]] = []
+    direction, promise, length = _next(objective, point, state, memory, diagonal)
+    for _ in range(max_iter):
+        enough = promise < torch.clamp(rounding * state.loss.abs(), min=tol)
+        converged, done = converged | (enough & ~done), done | enough | (shrinks > SHRINKS)
+        if done.all():
+            break
+        trial = point + length[:, None] * direction
+        new = objective(trial)
+        slack = 4 * rounding * state.loss.abs()
+        falls = new.loss <= state.loss - 2e-4 * length * promise + slack  # 2 promise is the slope along the direction
+        taken = falls & new.slope.isfinite().all(1) & ~done  # a loss that is NaN does not fall
+        row = taken[:, None]
+        move = torch.where(row, trial - point, 0)
+        bend = torch.where(row, new.slope - state.slope, 0)
+        curvature = (move * bend).sum(1)
+        useful = curvature > 1e-8 * move.norm(dim=1) * bend.norm(dim=1)
+        memory = [*memory, (move, bend, torch.where(useful, 1 / curvature, 0))][-MEMORY:]
+        # The parabola through loss, slope and the new loss; a loss that is not finite says nothing but "too far".
+        drop = length * 2 * promise
+        ratio = 0.5 * drop / (new.loss - state.loss + drop)
+        shrunk = length * ratio.nan_to_num(0.1).clamp(0.1, 0.5)
+        point = torch.where(row, trial, point)
+        state = _State(
+            *(torch.where(taken.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(state, new, strict=True))
+        )
+        steps, shrinks = steps + taken, torch.where(taken, 0, shrinks + 1)
+        onward, gain, full = _next(objective, point, state, memory, diagonal)
+        direction = torch.where(row, onward, direction)
+        promise, length = torch.where(taken, gain, promise), torch.where(taken, full, shrunk).to(point.dtype)
+    entropy = 0.5 * dim * (1 + math.log(2 * math.pi))
+    return point, entropy - state.loss, steps, converged
+
+
+def _next(
+    objective: _Objective, point: Tensor, state: _State, memory: list[tuple[Tensor, Tensor, Tensor]], diagonal: slice
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The direction (B, D) of the two loops of L-BFGS, what it promises in nats (B,), and the step to try (B,)."""
+    vector, weights = state.slope, []
+    for move, bend, rho in reversed(memory):
+        weights.append(rho * (move * vector).sum(1))
+        vector = vector - weights[-1][:, None] * bend
+    vector = objective.precondition(point, state.precision, vector)
+    for (move, bend, rho), weight in zip(memory, reversed(weights), strict=True):
+        vector = vector + (weight - rho * (bend * vector).sum(1))[:, None] * move
+    promise = 0.5 * (vector * state.slope).sum(1).double()
+    # A scale must stay positive: at most nine tenths of the way to zero.
+    shrinking = (vector[:, diagonal] / point[:, diagonal]).amax(1).clamp(min=0.9)
+    return -vector, promise, 0.9 / shrinking
+
+
+def _decrement(q: Gaussian, slopes: Tensor, eps: Tensor) -> Tensor:
+    """Half of g1' F^-1 g2, nats (B,), from gradients (S, B, Z) of log-weights in eps (S, B, Z), their first half and
+    their second. In q's own coordinates (mean shifted by L u, scale L (I + A)) F is 1, but 2 on the diagonal of A.
+    """
+    first, second = [
+        (w.mean(0), torch.einsum("sbi,sbj->bij", w, e) / len(w))
+        for w, e in zip(slopes.tensor_split(2), eps.tensor_split(2), strict=True)
+    ]
+    by_mean = (first[0] * second[0]).sum(-1)
+    products = first[1] * second[1]
+    by_scale = 0.5 * products.diagonal(dim1=1, dim2=2).sum(-1)
+    if isinstance(q, FullGaussian):
+        by_scale = by_scale + products.tril(-1).sum((1, 2))
+    return 0.5 * (by_mean + by_scale)
