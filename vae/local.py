@@ -18,7 +18,7 @@ SHRINKS = 20  # of one step, after which rounding hides any gain
 
 
 class LocalFit(NamedTuple):
-    """What `fit_local` found for B data. All nats are estimates from draws that the fit has not seen, but `iterations`."""
+    """What `fit_local` found for B data; nats are judged by draws that the fit has not seen."""
 
     q: Gaussian  # over (B, Z), of the family of q0
     iterations: Tensor  # (B,) steps taken
@@ -44,17 +44,18 @@ def fit_local(
     """Maximises the ELBO of each datum over q of the family of q0, diagonal or full covariance, from q0 on.
 
     log_joint: z (S, B, Z) -> nats (S, B), any decoder (see `vae.log_joint`). q0 over (B, Z); its dtype and device are
-    those of the computation. The objective is mean log_joint over `n_draws` fixed, moment-matched draws per datum plus
-    q's exact entropy; it is exact where log_joint is quadratic, and concave in (mean, scale) where log_joint is concave
-    (Challis & Barber 2013). Maximised by L-BFGS (Nocedal & Wright 2006, alg. 7.4) in (mean, scale), with a memory, a line
-    search and an end for each datum, so that its answer depends on no other. `max_iter` bounds the evaluations of
-    log_joint; a datum ends when its next step promises less than `tol` nats (or what rounding hides).
+    those of the computation. The objective is the mean of log_joint over `n_draws` fixed, moment-matched draws per datum
+    plus q's exact entropy: free of error where log_joint is quadratic, concave in (mean, scale) where log_joint is
+    concave (Challis & Barber 2013). L-BFGS (Nocedal & Wright 2006, alg. 7.4) maximises it with a memory, a line search
+    and an end for each datum, so that its answer depends on no other. `max_iter` bounds the evaluations of log_joint; a
+    datum has converged when its next step promises less than `tol` nats, or less than rounding hides.
 
     The certificate: the maximum of the fixed-draw ELBO is in expectation at least that of the true one, so fixed minus
-    fresh bounds the suboptimality in expectation, as long as the fit has converged. The decrement is half of g1' F^-1 g2,
-    g1 and g2 the ELBO's gradients from two independent halves of `n_fresh` draws, F the family's Fisher information.
-    The draws of a datum depend on the seed and on its number, `first` for the first one: pass where a chunk of data
-    begins, and it gets what the whole would get. `chunk` bounds the samples evaluated at a time and changes nothing.
+    fresh bounds the suboptimality in expectation, once the fit has converged. The decrement is half of g1' F^-1 g2, g1
+    and g2 the ELBO's gradients from two independent halves of `n_fresh` draws, F the family's Fisher information.
+    The draws of a datum depend on the seed and on its number, `first` for the first one: a caller who goes through the
+    data in chunks says where each begins, and gets what the whole would get. `chunk` bounds the samples evaluated at a
+    time and changes nothing.
 
     ValueError: bad q0, n_draws odd or below 2 Z, a log_joint of the wrong shape, without gradient or not finite.
     """
@@ -63,8 +64,7 @@ def fit_local(
     joint.whole("n_fresh", n_fresh, 4, "the certificate needs two halves")
     if not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}; 1e-6 nats is the default")
-    if chunk is not None:
-        joint.whole("chunk", chunk, 1, "leave it out to let the size decide")
+    joint.chunked(chunk)
     count, dim = q.mean.shape
     eps = moment_matched(per_datum(seed, "local", first, count), n_draws, dim).to(q.mean)
     fresh = normals(per_datum(seed, "local, fresh", first, count), n_fresh, dim).to(q.mean)
@@ -103,7 +103,7 @@ class _State(NamedTuple):
 
 
 class _Objective(NamedTuple):
-    """The ELBO on fixed draws eps (S, B, Z); a point (B, D) is a mean (Z,) and a scale, (Z,) or lower (Z, Z), per datum."""
+    """Minus the ELBO on fixed draws eps (S, B, Z), at points (B, D): a mean (Z,) and a scale, (Z,) or lower (Z, Z), each."""
 
     log_joint: LogJoint
     eps: Tensor
@@ -133,13 +133,14 @@ class _Objective(NamedTuple):
         return _State(loss, _flat(-gradient.mean(0), along), precision)
 
     def precondition(self, point: Tensor, precision: Tensor, vector: Tensor) -> Tensor:
-        """vector (B, D) times an approximation of the inverse Hessian: the exact one where log_joint is a sum of parabolas
-        along q's own axes. In those, p the precision, the mean's curvature is p, and that of a scale, measured not at
-        1 but as the secant from 1 to its optimum p^-1/2, is p + p^1/2.
+        """vector (B, D) times an approximate inverse Hessian, exact at the optimum of a quadratic log_joint.
+
+        In q's own coordinates, p the precision, the mean's curvature is p, and that of a scale, as the secant from 1 to
+        its optimum p^-1/2, p + p^1/2. p is at hand: by Price's theorem the mean of gradient times draw.
         """
         dim = self.eps.shape[2]
         p = precision.clamp(min=0.1)  # where log_joint is convex there is no parabola to go by
-        mean, scale = point[:, :dim], point[:, dim:]
+        scale = point[:, dim:]
         by_mean, by_scale = vector[:, :dim], vector[:, dim:]
         if point.shape[1] == 2 * dim:
             return torch.cat([scale.square() * by_mean / p, scale.square() * by_scale / (p + p.sqrt())], dim=1)

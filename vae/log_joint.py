@@ -33,6 +33,12 @@ def whole(name: str, value: int, least: int, remedy: str) -> None:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}; {remedy}")
 
 
+def chunked(chunk: int | None) -> None:
+    """Raises ValueError unless `chunk` is None or a number of samples."""
+    if chunk is not None:
+        whole("chunk", chunk, 1, "leave it out to let the size decide")
+
+
 def checked(name: str, q: Gaussian) -> Gaussian:
     """q with a scale of its own for each of the B data, detached; ValueError unless it is a Gaussian over (B, Z)."""
     if not isinstance(q, DiagonalGaussian | FullGaussian):
@@ -89,6 +95,16 @@ def refuse_nan(value: Tensor) -> None:
         raise ValueError(
             f"log_joint must not be NaN or +inf, got {value[:, bad].sum(0)[:3].tolist()} for {_named(bad)}; "
             "check the decoder far from the mean of q"
+        )
+
+
+def refuse_empty(log_w: Tensor) -> None:
+    """ValueError if all of a datum's log-weights (S, B) are minus infinity."""
+    empty = (log_w == -math.inf).all(0)
+    if empty.any():
+        raise ValueError(
+            f"log_joint must be above -inf somewhere, got -inf at all {len(log_w)} samples of {_named(empty)}; "
+            "check x and where q lies"
         )
 
 

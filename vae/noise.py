@@ -47,7 +47,7 @@ class Shuffled:
 
 
 def per_datum(seed: int, purpose: str, first: int, count: int) -> list[Generator]:
-    """One stream for each of the data first, first + 1, ...: what a datum draws does not depend on the company it is in."""
+    """One stream for each of the data first, first + 1, ...: what a datum draws does not depend on its company."""
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
         raise ValueError(f"first must be an integer of at least 0, got {first!r}; pass the number of the first datum")
     generator(seed, purpose)  # refuses a bad seed by its name
