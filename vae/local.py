@@ -44,11 +44,11 @@ def fit_local(
     """Maximises the ELBO of each datum over q of the family of q0, diagonal or full covariance, from q0 on.
 
     log_joint: z (S, B, Z) -> nats (S, B), any decoder (see `vae.log_joint`). q0 over (B, Z); its dtype and device are
-    those of the computation. The objective is the mean of log_joint over `n_draws` fixed, moment-matched draws per datum
-    plus q's exact entropy: free of error where log_joint is quadratic, concave in (mean, scale) where log_joint is
-    concave (Challis & Barber 2013). L-BFGS (Nocedal & Wright 2006, alg. 7.4) maximises it with a memory, a line search
-    and an end for each datum, so that its answer depends on no other. `max_iter` bounds the evaluations of log_joint; a
-    datum has converged when its next step promises less than `tol` nats, or less than rounding hides.
+    those of the computation. The objective is the mean of log_joint over `n_draws` fixed, moment-matched draws per
+    datum plus q's exact entropy: free of error where log_joint is quadratic, concave in (mean, scale) where log_joint
+    is concave (Challis & Barber 2013). L-BFGS (Nocedal & Wright 2006, alg. 7.4) maximises it with a memory, a line
+    search and an end for each datum, so that its answer depends on no other. `max_iter` bounds the evaluations of
+    log_joint; a datum has converged when its next step promises less than `tol` nats, or less than rounding hides.
 
     The certificate: the maximum of the fixed-draw ELBO is in expectation at least that of the true one, so fixed minus
     fresh bounds the suboptimality in expectation, once the fit has converged. The decrement is half of g1' F^-1 g2, g1
@@ -103,7 +103,7 @@ class _State(NamedTuple):
 
 
 class _Objective(NamedTuple):
-    """Minus the ELBO on fixed draws eps (S, B, Z), at points (B, D): a mean (Z,) and a scale, (Z,) or lower (Z, Z), each."""
+    """Minus the ELBO on fixed draws eps (S, B, Z), at points (B, D): a mean (Z,) and a scale, (Z,) or lower (Z, Z)."""
 
     log_joint: LogJoint
     eps: Tensor

@@ -72,12 +72,15 @@ def checked(name: str, q: Gaussian) -> Gaussian:
 def probe(log_joint: LogJoint, q: Gaussian) -> None:
     """ValueError unless log_joint is a differentiable (1, B), neither NaN nor infinite, at the means of q."""
     value, gradient = value_and_gradient(log_joint, q.mean[None])
-    bad = ~(value.isfinite() & gradient.isfinite().all(-1))[0]
-    if bad.any():
-        raise ValueError(
-            f"log_joint must be finite with a finite gradient at the mean of q, got {value[0, bad][:3].tolist()} for "
-            f"{_named(bad)}; check x, the decoder and where q lies"
-        )
+    for found, bad in (
+        (f"{value[0, ~value[0].isfinite()][:3].tolist()}", ~value[0].isfinite()),
+        ("a gradient that is not", (~gradient[0].isfinite()).any(-1)),
+    ):
+        if bad.any():
+            raise ValueError(
+                f"log_joint must be finite with a finite gradient at the mean of q, got {found} for {_named(bad)}; "
+                "check x, the decoder and where q lies"
+            )
 
 
 def values(log_joint: LogJoint, z: Tensor, chunk: int | None = None) -> Tensor:
