@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks import protocol, report
-from benchmarks.cases import CASES
+from benchmarks.cases import CASES, PROBLEMS
 from benchmarks.contenders import NAMES
 
 SIZES = (1, 8, 36, 64)
@@ -24,7 +24,13 @@ def say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare results, time nothing")
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        choices=[*CASES, *PROBLEMS],
+        help="models to train (tiny, digits, mnist), posteriors to fit (local-...); default: all, "
+        "with --check those that need no download",
+    )
     parser.add_argument("--members", nargs="+", type=int, default=list(SIZES), metavar="E")
     parser.add_argument("--contenders", nargs="+", choices=list(NAMES), default=list(NAMES), help="whom to time")
     parser.add_argument("--rounds", type=int, default=7)
@@ -41,8 +47,32 @@ def main() -> None:
     absent = [NAMES[name] for name in NAMES if name not in protocol.present()]
     if absent:
         say(f"not installed, so left out: {', '.join(absent)} (pip install -e '.[bench]' -c constraints.txt)")
-    for case in options.cases:
-        run(case, options)
+    needs_no_download = [*CASES, "local-digits"]
+    for case in options.cases or (needs_no_download if options.check else [*CASES, *PROBLEMS]):
+        (infer if case in PROBLEMS else run)(case, options)
+
+
+def infer(case: str, options: argparse.Namespace) -> None:
+    """Posteriors fitted to single images: equal quality, times on one thread, a record."""
+    from benchmarks import inference
+
+    if options.check:
+        inference.check(case, say, methods=[name for name in inference.RUN if name != "tuned"])  # long to tune
+        return
+    if options.device != "cpu":
+        say(f"{case}: on a CPU only")
+        return
+    begin, before = time.monotonic(), protocol.load()
+    rows = inference.measure(case, options.rounds, say)
+    time.sleep(30)  # so that our own load dies away
+    loads = {"load before": before, "load after": protocol.load()}
+    table = pd.DataFrame([*rows, *({"case": case, "quantity": name, "value": load} for name, load in loads.items())])
+    if max(loads.values()) > protocol.MAX_LOAD:
+        say(f"load up to {max(loads.values()):.1f}, above {protocol.MAX_LOAD}: no verdict, no record")
+        sys.exit(1)
+    say("\n".join(report.verdicts(table)))
+    parameters = {"rounds": options.rounds, "cores": os.cpu_count()}
+    say(f"{report.store(options.out / case, table, parameters, time.monotonic() - begin, options.device)}")
 
 
 def run(case: str, options: argparse.Namespace) -> None:
