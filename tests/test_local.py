@@ -70,6 +70,28 @@ def test_the_best_of_a_nonlinear_decoder_is_found(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("psi", [1.0, 1e-2])
+def test_a_parabola_takes_one_step(normal, family, psi):
+    known, _, _ = linear(normal, B, psi=psi)
+    fit = fit_local(known.log_joint, prior(B, Z, family), n_draws=6, seed=0, n_fresh=4, tol=1e-9)
+    assert (fit.converged & (fit.iterations == 1)).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_posterior_a_thousand_times_narrower_than_the_start_is_found(normal, family):
+    known, _, W = linear(normal, B, psi=1e-6)
+    fit = fit_local(known.log_joint, prior(B, Z, family), n_draws=6, seed=0, n_fresh=4, max_iter=15)
+    gap = lg.approximation_gap(W, 1e-6) if family is DiagonalGaussian else 0.0
+    assert fit.converged.all()
+    assert_close(fit.elbo + fit.certificate, known.log_p - gap, rtol=0, atol=1e-5)
+
+
+def test_a_fit_that_had_too_few_evaluations_says_so():
+    known, _ = nonlinear(B)
+    assert not fit_local(known.log_joint, prior(B, 2), n_draws=22, seed=0, max_iter=2, n_fresh=4).converged.any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_few_evaluations_are_enough(family):
     """From the prior, to what rounding leaves: the curvature known from the draws is worth a hundred plain steps."""
     known, _ = nonlinear(B)
@@ -79,16 +101,18 @@ def test_few_evaluations_are_enough(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_certificates_measure_an_unfinished_fit(normal, family):
-    """One step only. The data are replicas of one, whose fits agree, the draws being exact for a parabola: what is left
-    to gain is a number, and the certificates are independent estimates.
+    """No step at all: what is left to gain is a number. The data are replicas of one, so that the certificates are
+    independent estimates of it.
     """
     known, posterior, W = linear(normal, 1)
     count = 997
     log_joint = linear_log_joint(W, PSI, known.x.expand(count, -1))
-    fit = fit_local(log_joint, prior(count, Z, family), n_draws=14, seed=0, max_iter=1, n_fresh=101)
-    assert not fit.converged.any()
-    assert_close(fit.q[1], fit.q[1][:1].expand_as(fit.q[1]))
-    q = type(fit.q)(fit.q.mean[:1], fit.q[1][:1])
+    q = prior(1, Z, family)
+    q = type(q)(posterior.mean + 0.3 * normal(1, Z), q[1] - 0.7 if family is DiagonalGaussian else 0.6 * q[1])
+    q0 = type(q)(q[0].expand(count, Z), q[1])
+    fit = fit_local(log_joint, q0, n_draws=14, seed=0, n_fresh=101, tol=1e9)
+    assert (fit.iterations == 0).all()
+    assert_close(fit.q[1], q[1].expand_as(fit.q[1]))
     scale = torch.linalg.cholesky(q.covariance())
     value = known.log_p - kl(q, posterior)
     assert abs(fit.elbo.mean() - value) < 5 * fit.elbo.std() / math.sqrt(count)

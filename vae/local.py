@@ -14,7 +14,10 @@ from vae.log_joint import LogJoint
 from vae.noise import moment_matched, normals, per_datum
 
 MEMORY = 10  # pairs of steps and gradients that a direction is made of
-SHRINKS = 20  # of one step, after which rounding hides any gain
+SHRINK = 0.99  # of the way to zero, the most that a scale goes in one step
+SHORTER = 20  # tries of one step, after which rounding hides any gain
+FLAT = 0.1  # the least curvature to go by, where log_joint is convex or nearly flat
+PIVOT = 0.01  # of the diagonal, the least conditional curvature that is told from noise
 
 
 class LocalFit(NamedTuple):
@@ -47,7 +50,8 @@ def fit_local(
     those of the computation. The objective is the mean of log_joint over `n_draws` fixed, moment-matched draws per
     datum plus q's exact entropy: free of error where log_joint is quadratic, concave in (mean, scale) where log_joint
     is concave (Challis & Barber 2013). L-BFGS (Nocedal & Wright 2006, alg. 7.4) maximises it with a memory, a line
-    search and an end for each datum, so that its answer depends on no other. `max_iter` bounds the evaluations of
+    search and an end for each datum, so that its answer depends on no other. Its first guess of the curvature is that
+    which the draws measure: a quadratic log_joint takes one step. `max_iter` bounds the evaluations of
     log_joint; a datum has converged when its next step promises less than `tol` nats, or less than rounding hides.
 
     The certificate: the maximum of the fixed-draw ELBO is in expectation at least that of the true one, so fixed minus
@@ -99,7 +103,7 @@ class _State(NamedTuple):
 
     loss: Tensor  # (B,) float64
     slope: Tensor  # (B, D) in (mean, scale)
-    precision: Tensor  # (B, Z) diagonal of -E[Hessian of log_joint] in q's own coordinates: 1 where q fits
+    precision: Tensor  # (B, Z, Z) of log_joint in q's own coordinates, averaged over q: near 1 where q fits
 
 
 class _Objective(NamedTuple):
@@ -110,45 +114,58 @@ class _Objective(NamedTuple):
     chunk: int | None
 
     def __call__(self, point: Tensor) -> _State:
-        n_draws, count, dim = self.eps.shape
-        full = point.shape[1] > 2 * dim
+        n_draws, _, dim = self.eps.shape
         mean, scale = point[:, :dim], point[:, dim:]
+        full = scale.shape[1] > dim
         if full:
-            q: Gaussian = FullGaussian(mean, scale.unflatten(1, (dim, dim)))
-            diagonal = q[1].diagonal(dim1=1, dim2=2)
-            z = q.rsample(self.eps)
+            q = FullGaussian(mean, scale.unflatten(1, (dim, dim)))
+            z, diagonal = q.rsample(self.eps), q.scale_tril.diagonal(dim1=1, dim2=2)
         else:
-            diagonal, z = scale, mean + scale * self.eps
+            z, diagonal = mean + scale * self.eps, scale
         value, gradient = joint.value_and_gradient(self.log_joint, z, self.chunk)
         # The entropy of N(0, I) is added where the ELBO is reported; here only what moves.
         loss = -(value.double().mean(0) + diagonal.double().log().sum(1))
+        # Gradients times draws average to the Hessian times the scale (Bonnet and Price; exact for a parabola).
+        moment = -torch.einsum("sbi,sbj->bij", gradient, self.eps) / n_draws
         if full:
-            moment = -torch.einsum("sbi,sbj->bij", gradient, self.eps).tril() / n_draws
-            precision = (scale.unflatten(1, (dim, dim)) * moment).sum(1)
-            along = moment - torch.diag_embed(1 / diagonal)
+            precision, by_scale = q.scale_tril.mT @ moment, moment.tril() - torch.diag_embed(1 / diagonal)
         else:
-            moment = -(gradient * self.eps).mean(0)
-            precision = scale * moment
-            along = moment - 1 / diagonal
-        return _State(loss, _flat(-gradient.mean(0), along), precision)
+            precision, by_scale = scale[:, :, None] * moment, moment.diagonal(dim1=1, dim2=2) - 1 / diagonal
+        return _State(loss, _flat(-gradient.mean(0), by_scale), 0.5 * (precision + precision.mT))
 
     def precondition(self, point: Tensor, precision: Tensor, vector: Tensor) -> Tensor:
-        """vector (B, D) times an approximate inverse Hessian, exact at the optimum of a quadratic log_joint.
+        """vector (B, D) times an approximate inverse Hessian; the step it makes of the slope ends at the optimum where
+        log_joint is quadratic.
 
-        In q's own coordinates, p the precision, the mean's curvature is p, and that of a scale, as the secant from 1 to
-        its optimum p^-1/2, p + p^1/2. p is at hand: by Price's theorem the mean of gradient times draw.
+        In q's own coordinates P is the precision, U U' with U upper triangular. A mean has the curvature P. A lower
+        triangular scale R has the loss |U'R|^2 / 2 - log det R, which separates in T = U'R: from T = U' to the optimum
+        T = I the secant's curvature is 1, on the diagonal 1 + 1/u. A diagonal scale has p + p^1/2, p the diagonal of P.
         """
         dim = self.eps.shape[2]
-        p = precision.clamp(min=0.1)  # where log_joint is convex there is no parabola to go by
-        scale = point[:, dim:]
-        by_mean, by_scale = vector[:, :dim], vector[:, dim:]
-        if point.shape[1] == 2 * dim:
-            return torch.cat([scale.square() * by_mean / p, scale.square() * by_scale / (p + p.sqrt())], dim=1)
+        scale, by_mean, by_scale = point[:, dim:], vector[:, :dim], vector[:, dim:]
+        upper = _upper_factor(precision)
+        diagonal = upper.diagonal(dim1=1, dim2=2)
+        if scale.shape[1] == dim:
+            half = torch.linalg.solve_triangular(upper, (scale * by_mean)[..., None], upper=True)
+            shift = scale * torch.linalg.solve_triangular(upper.mT, half, upper=False)[..., 0]
+            p = precision.diagonal(dim1=1, dim2=2).clamp(min=FLAT)
+            return torch.cat([shift, scale.square() * by_scale / (p + p.sqrt())], dim=1)
         lower = scale.unflatten(1, (dim, dim))
-        curvature = p[:, :, None] + torch.diag_embed(p.sqrt())
-        inner = (lower.mT @ by_scale.unflatten(1, (dim, dim))).tril() / curvature
-        shift = lower @ ((lower.mT @ by_mean[..., None]) / p[..., None])
-        return _flat(shift[..., 0], lower @ inner)
+        inner = (lower.mT @ by_scale.unflatten(1, (dim, dim))).tril()
+        half = torch.linalg.solve_triangular(upper, torch.cat([inner, lower.mT @ by_mean[..., None]], 2), upper=True)
+        apart = half[..., :dim].tril() / (1 + torch.diag_embed(1 / diagonal))
+        found = torch.linalg.solve_triangular(upper.mT, torch.cat([apart, half[..., dim:]], 2), upper=False)
+        moved = lower @ found
+        return _flat(moved[..., dim], moved[..., :dim].tril())
+
+
+def _upper_factor(precision: Tensor) -> Tensor:
+    """U (B, Z, Z), upper triangular with U U' = P; of P's diagonal alone where P is not safely positive definite."""
+    diagonal = precision.diagonal(dim1=1, dim2=2).clamp(min=FLAT)
+    factor, failed = torch.linalg.cholesky_ex(precision.flip(-1, -2))  # lower, of the axes in reverse order
+    upper = factor.flip(-1, -2)
+    safe = (failed == 0) & (upper.diagonal(dim1=1, dim2=2).square() > PIVOT * diagonal).all(1)
+    return torch.where(safe[:, None, None], upper, torch.diag_embed(diagonal.sqrt()))
 
 
 def _maximise(objective: _Objective, point: Tensor, max_iter: int, tol: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -158,12 +175,12 @@ def _maximise(objective: _Objective, point: Tensor, max_iter: int, tol: float) -
     rounding = torch.finfo(point.dtype).eps
     state = objective(point)
     steps = torch.zeros(count, dtype=torch.int64, device=point.device)
-    shrinks, done, converged = steps.clone(), steps > 0, steps > 0
+    tries, done, converged = steps.clone(), steps > 0, steps > 0
     memory: list[tuple[Tensor, Tensor, Tensor]] = []
     direction, promise, length = _next(objective, point, state, memory, diagonal)
     for _ in range(max_iter):
         enough = promise < torch.clamp(rounding * state.loss.abs(), min=tol)
-        converged, done = converged | (enough & ~done), done | enough | (shrinks > SHRINKS)
+        converged, done = converged | (enough & ~done), done | enough | (tries > SHORTER)
         if done.all():
             break
         trial = point + length[:, None] * direction
@@ -185,7 +202,7 @@ def _maximise(objective: _Objective, point: Tensor, max_iter: int, tol: float) -
         state = _State(
             *(torch.where(taken.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(state, new, strict=True))
         )
-        steps, shrinks = steps + taken, torch.where(taken, 0, shrinks + 1)
+        steps, tries = steps + taken, torch.where(taken, 0, tries + 1)
         onward, gain, full = _next(objective, point, state, memory, diagonal)
         direction = torch.where(row, onward, direction)
         promise, length = torch.where(taken, gain, promise), torch.where(taken, full, shrunk).to(point.dtype)
@@ -196,7 +213,9 @@ def _maximise(objective: _Objective, point: Tensor, max_iter: int, tol: float) -
 def _next(
     objective: _Objective, point: Tensor, state: _State, memory: list[tuple[Tensor, Tensor, Tensor]], diagonal: slice
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The direction (B, D) of the two loops of L-BFGS, what it promises in nats (B,), and the step to try (B,)."""
+    """The direction (B, D) of the two loops of L-BFGS, what it promises in nats (B,), and the step to try (B,), which
+    leaves scales positive.
+    """
     vector, weights = state.slope, []
     for move, bend, rho in reversed(memory):
         weights.append(rho * (move * vector).sum(1))
@@ -205,9 +224,8 @@ def _next(
     for (move, bend, rho), weight in zip(memory, reversed(weights), strict=True):
         vector = vector + (weight - rho * (bend * vector).sum(1))[:, None] * move
     promise = 0.5 * (vector * state.slope).sum(1).double()
-    # A scale must stay positive: at most nine tenths of the way to zero.
-    shrinking = (vector[:, diagonal] / point[:, diagonal]).amax(1).clamp(min=0.9)
-    return -vector, promise, 0.9 / shrinking
+    shrinking = (vector[:, diagonal] / point[:, diagonal]).amax(1).clamp(min=SHRINK)
+    return -vector, promise, SHRINK / shrinking
 
 
 def _decrement(q: Gaussian, slopes: Tensor, eps: Tensor) -> Tensor:
