@@ -228,7 +228,7 @@ BAD_Q = FullGaussian(torch.zeros(B, Z), torch.ones(B, Z, Z))
         ({"log_joint": lambda z: good(z).sum(0)}, r"log_joint must return shape .* got \(11,\); sum over pixels"),
         ({"log_joint": lambda z: 3.0}, "log_joint must return shape .* got float"),
         ({"log_joint": lambda z: good(z.detach())}, "log_joint must be differentiable in z"),
-        ({"log_joint": nan_at(7)}, r"log_joint must be finite .* at the mean of q, got \[nan\] for datum 7; check x"),
+        ({"log_joint": nan_at(7)}, r"log_joint must be finite at the mean of q, .* got \[nan\] for datum 7; check x"),
         (
             {"log_joint": lambda z: good(z) + z.abs().sqrt().sum(-1)},
             "log_joint must be .* got a gradient that is not for data",
@@ -264,6 +264,24 @@ def test_nothing_is_evaluated_before_the_numbers_are_checked():
 
     with pytest.raises(ValueError, match="n_draws"):
         fit_local(never, prior(B, Z), n_draws=3, seed=0)
+
+
+def test_nan_at_the_draws_of_the_start_is_an_error_that_names_the_datum():
+    def log_joint(z):
+        return torch.where((z.abs() > 0.5).any(-1) & (torch.arange(B) == 6), math.nan, good(z))
+
+    with pytest.raises(
+        ValueError, match=r"log_joint must be finite .* at the draws of q0, got on average \[nan\] for datum 6"
+    ):
+        fit_local(log_joint, prior(B, Z), n_draws=8, seed=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_latent_is_enough(normal, family):
+    known, _, _ = linear(normal, B, z_dim=1)
+    fit = fit_local(known.log_joint, prior(B, 1, family), n_draws=2, seed=0, n_fresh=4)
+    assert isinstance(fit.q, family)
+    assert_close(fit.elbo, known.log_p, rtol=0, atol=1e-6)
 
 
 def test_nan_at_fresh_draws_is_an_error_that_names_the_datum():

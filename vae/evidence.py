@@ -15,7 +15,7 @@ from vae.gaussian import LOG_2PI, Gaussian, logmeanexp
 from vae.log_joint import LogJoint
 from vae.noise import normals, per_datum
 
-BLOCK = 128  # samples drawn at a time, whatever the number evaluated at a time
+BLOCK = 128  # samples that a stream draws at a time, whatever the number evaluated at a time
 PILOT_CHAINS, PILOT_TEMPERATURES, PILOT_RATE = 8, 21, 1.5
 ACCEPT = 0.8  # what the pilot aims at, where the longest step accepts less
 
@@ -62,12 +62,13 @@ def importance_log_evidence(
     joint.chunked(chunk)
     count, dim = q.mean.shape
     streams = per_datum(seed, "importance sampling", first, count)
-    joint.probe(log_joint, q)
+    joint.probe(log_joint, q, differentiable=False)
     log_det = q.entropy() - 0.5 * dim * (1 + LOG_2PI)
     constant = math.lgamma((df + dim) / 2) - math.lgamma(df / 2) - 0.5 * dim * math.log(df * math.pi)
     rows = []
-    for start in range(0, n_samples, BLOCK):
-        draws = normals(streams, BLOCK, dim + df)[: n_samples - start].to(q.mean)
+    blocks = max(1, joint.rows(q.mean.device) // (BLOCK * count))
+    for start in range(0, n_samples, blocks * BLOCK):
+        draws = torch.cat([normals(streams, BLOCK, dim + df) for _ in range(blocks)])[: n_samples - start].to(q.mean)
         chi2 = draws[..., dim:].square().sum(-1)
         eps = draws[..., :dim] * (df / chi2).sqrt()[..., None]
         log_t = constant - 0.5 * (df + dim) * torch.log1p(eps.square().sum(-1) / df) - log_det

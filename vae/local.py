@@ -174,12 +174,18 @@ def _maximise(objective: _Objective, point: Tensor, max_iter: int, tol: float) -
     diagonal = slice(dim, None, 1 if point.shape[1] == 2 * dim else dim + 1)
     rounding = torch.finfo(point.dtype).eps
     state = objective(point)
+    bad = ~(state.loss.isfinite() & state.slope.isfinite().all(1))
+    if bad.any():
+        raise ValueError(
+            "log_joint must be finite with a finite gradient at the draws of q0, got on average "
+            f"{state.loss[bad][:3].neg().tolist()} for {joint.named(bad)}; narrow q0, or check the decoder"
+        )
     steps = torch.zeros(count, dtype=torch.int64, device=point.device)
     tries, done, converged = steps.clone(), steps > 0, steps > 0
     memory: list[tuple[Tensor, Tensor, Tensor]] = []
     direction, promise, length = _next(objective, point, state, memory, diagonal)
     for _ in range(max_iter):
-        enough = promise < torch.clamp(rounding * state.loss.abs(), min=tol)
+        enough = promise.abs() < torch.clamp(rounding * state.loss.abs(), min=tol)
         converged, done = converged | (enough & ~done), done | enough | (tries > SHORTER)
         if done.all():
             break

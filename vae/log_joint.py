@@ -58,27 +58,32 @@ def checked(name: str, q: Gaussian) -> Gaussian:
     for field, tensor in zip(q._fields, (mean, scale), strict=True):
         bad = (~tensor.isfinite()).flatten(1).any(1)
         if bad.any():
-            raise ValueError(f"{name}.{field} must be finite, got NaN or infinity for {_named(bad)}; check its encoder")
+            raise ValueError(f"{name}.{field} must be finite, got NaN or infinity for {named(bad)}; check its encoder")
     if full:
         bad = (scale.triu(1) != 0).flatten(1).any(1) | (scale.diagonal(dim1=-2, dim2=-1) <= 0).any(1)
         if bad.any():
             raise ValueError(
-                f"{name}.scale_tril must be lower triangular with a positive diagonal, got another for {_named(bad)}; "
+                f"{name}.scale_tril must be lower triangular with a positive diagonal, got another for {named(bad)}; "
                 "pass torch.linalg.cholesky of the covariance"
             )
     return type(q)(mean, scale)
 
 
-def probe(log_joint: LogJoint, q: Gaussian) -> None:
-    """ValueError unless log_joint is a differentiable (1, B), neither NaN nor infinite, at the means of q."""
-    value, gradient = value_and_gradient(log_joint, q.mean[None])
+def probe(log_joint: LogJoint, q: Gaussian, *, differentiable: bool = True) -> None:
+    """ValueError unless log_joint is (1, B), neither NaN nor infinite, at the means of q, and its gradient, if asked."""
+    z = q.mean[None]
+    if differentiable:
+        value, gradient = value_and_gradient(log_joint, z)
+    else:
+        with torch.no_grad():
+            value, gradient = _call(log_joint, z), torch.zeros_like(z)
     for found, bad in (
         (f"{value[0, ~value[0].isfinite()][:3].tolist()}", ~value[0].isfinite()),
         ("a gradient that is not", (~gradient[0].isfinite()).any(-1)),
     ):
         if bad.any():
             raise ValueError(
-                f"log_joint must be finite with a finite gradient at the mean of q, got {found} for {_named(bad)}; "
+                f"log_joint must be finite at the mean of q, and its gradient with it, got {found} for {named(bad)}; "
                 "check x, the decoder and where q lies"
             )
 
@@ -96,7 +101,7 @@ def refuse_nan(value: Tensor) -> None:
     bad = (value.isnan() | (value == math.inf)).any(0)
     if bad.any():
         raise ValueError(
-            f"log_joint must not be NaN or +inf, got {value[:, bad].sum(0)[:3].tolist()} for {_named(bad)}; "
+            f"log_joint must not be NaN or +inf, got {value[:, bad].sum(0)[:3].tolist()} for {named(bad)}; "
             "check the decoder far from the mean of q"
         )
 
@@ -106,7 +111,7 @@ def refuse_empty(log_w: Tensor) -> None:
     empty = (log_w == -math.inf).all(0)
     if empty.any():
         raise ValueError(
-            f"log_joint must be above -inf somewhere, got -inf at all {len(log_w)} samples of {_named(empty)}; "
+            f"log_joint must be above -inf somewhere, got -inf at all {len(log_w)} samples of {named(empty)}; "
             "check x and where q lies"
         )
 
@@ -139,10 +144,16 @@ def _call(log_joint: LogJoint, z: Tensor) -> Tensor:
     return value
 
 
+def rows(device: torch.device) -> int:
+    """How many rows to evaluate at a time on a device."""
+    return ROWS.get(device.type, ROWS["cpu"])
+
+
 def _chunk(z: Tensor, chunk: int | None) -> int:
-    return chunk if chunk is not None else max(1, ROWS.get(z.device.type, ROWS["cpu"]) // z.shape[1])
+    return chunk if chunk is not None else max(1, rows(z.device) // z.shape[1])
 
 
-def _named(bad: Tensor) -> str:
+def named(bad: Tensor) -> str:
+    """The data that a mask (B,) picks, in words."""
     rows = bad.nonzero().flatten().tolist()
     return f"datum {rows[0]}" if len(rows) == 1 else f"data {rows[:5]}{' and more' if len(rows) > 5 else ''}"
