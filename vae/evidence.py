@@ -66,7 +66,7 @@ def importance_log_evidence(
     log_det = q.entropy() - 0.5 * dim * (1 + LOG_2PI)
     constant = math.lgamma((df + dim) / 2) - math.lgamma(df / 2) - 0.5 * dim * math.log(df * math.pi)
     rows = []
-    blocks = max(1, joint.rows(q.mean.device) // (BLOCK * count))
+    blocks = min(max(1, joint.rows(q.mean.device) // (BLOCK * count)), math.ceil(n_samples / BLOCK))
     for start in range(0, n_samples, blocks * BLOCK):
         draws = torch.cat([normals(streams, BLOCK, dim + df) for _ in range(blocks)])[: n_samples - start].to(q.mean)
         chi2 = draws[..., dim:].square().sum(-1)

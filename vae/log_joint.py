@@ -70,7 +70,7 @@ def checked(name: str, q: Gaussian) -> Gaussian:
 
 
 def probe(log_joint: LogJoint, q: Gaussian, *, differentiable: bool = True) -> None:
-    """ValueError unless log_joint is (1, B), neither NaN nor infinite, at the means of q, and its gradient, if asked."""
+    """ValueError unless log_joint is (1, B) and finite at the means of q, and so is its gradient if it needs one."""
     z = q.mean[None]
     if differentiable:
         value, gradient = value_and_gradient(log_joint, z)
