@@ -49,6 +49,27 @@ CASES = {
 }
 
 
+class Problem(NamedTuple):
+    """Images of a data set under a decoder trained on it, and how near the optimum is near enough."""
+
+    data: str
+    hidden: tuple[int, ...]  # of the decoder; the encoder has them reversed
+    z_dim: int
+    steps: int  # of training
+    images: int
+    target: float  # nats below the optimum, mean over images
+    n_draws: int  # that L-BFGS needs for it
+    published_draws: int  # of Adam at 1e-3: Cremer et al. 2018 took 50
+    most: int  # iterations of Adam before it is given up
+    ais: tuple[int, int] | None  # temperatures from q*, and at most from the prior
+
+
+PROBLEMS = {
+    "local-digits": Problem("digits", (128,), 8, 2800, 100, 2e-3, 64, 16, 4000, (21, 3200)),
+    "local-mnist": Problem("mnist", (200, 200), 50, 2400, 20, 5e-3, 128, 50, 3200, None),
+}
+
+
 def data(case: Case, dtype: str = "float32") -> np.ndarray:
     """Binary images (N, X) with some structure: pixels depend on a few hidden causes."""
     rng = np.random.default_rng(7)

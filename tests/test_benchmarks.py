@@ -126,6 +126,44 @@ def test_the_record_is_one_of_ours(tmp_path):
     pd.testing.assert_frame_equal(record.table, table, check_dtype=False)
 
 
+class Pretended:
+    """A scene whose judge is told what to find."""
+
+    def __init__(self, *values):
+        self.values, self.problem = iter(values), cases.PROBLEMS["local-digits"]._replace(target=2e-3, ais=None)
+
+    def suboptimality(self, q):
+        return next(self.values)
+
+
+def test_a_method_gets_as_many_iterations_as_it_needs(monkeypatch):
+    from benchmarks import inference
+
+    monkeypatch.setattr(inference, "lbfgs", lambda scene, n: None)
+    assert inference.quality(Pretended(0.5, 2e-3, 0), "joint") == (10, 2e-3, True)
+    assert inference.quality(Pretended(*[0.1] * 99), "joint") == (64, 0.1, False)
+    assert inference.quality(Pretended(*[float("nan")] * 99), "joint").reached is False
+
+
+def test_posteriors_that_are_not_as_good_are_not_timed(monkeypatch):
+    from benchmarks import inference
+
+    monkeypatch.setattr(inference, "quality", lambda scene, method: inference.Quality(9, 0.003, method == "joint"))
+    said = []
+    with pytest.raises(RuntimeError, match="L-BFGS per datum, certificates not counted ends 0.0030 nats below"):
+        inference.check("local-digits", said.append, Pretended(), ["published", "joint", "ours"])
+    assert [("lower bound" in line) for line in said] == [True, False, True]
+
+
+def test_every_method_of_inference_has_a_name_and_every_bar_a_case():
+    from benchmarks import inference
+
+    assert set(inference.RUN) | {"ais", "ais-prior"} == set(report.METHODS)
+    for bar in report.BARS:
+        assert bar.case in CASES or cases.PROBLEMS[bar.case].images == bar.members
+        assert bar.peer == "ceiling" or bar.peer in (report.METHODS if bar.case in cases.PROBLEMS else NAMES)
+
+
 def test_every_contender_is_named_once():
     modules = {path.stem for path in (Path(protocol.__file__).parent / "contenders").glob("*.py")}
     assert modules - {"__init__", "torch_model", "ceiling"} == set(NAMES)

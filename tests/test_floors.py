@@ -12,7 +12,7 @@ ROOT = Path(vae.__file__).parent
 FLOORS = {
     0: {"gaussian", "linear_gaussian", "factor_analysis", "shannon", "noise", "config", "checkpoint"},
     1: {"data", "scores", "models"},
-    2: {"objectives", "ensemble"},
+    2: {"objectives", "ensemble", "log_joint"},
     3: {"train", "local", "evidence"},
     4: {"diagnostics", "claims", "record", "experiment", "figures"},
     5: {"cli", "__main__"},

@@ -42,6 +42,24 @@ def test_samples_have_the_declared_moments(full, normal):
     assert ((products.mean(0) - covariance).abs() < 5 * products.std(0) / math.sqrt(n)).all()
 
 
+def test_whitening_undoes_sampling_and_gradients_are_pulled_back(diagonal, full, normal):
+    eps = normal(K, B, Z).requires_grad_()
+    for q in (diagonal, full):
+        z = q.rsample(eps)
+        assert_close(q.whiten(z), eps)
+        assert_close(q.whiten(z[0]), eps[0])
+        (expected,) = torch.autograd.grad(z.sin().sum(), eps)
+        assert_close(q.pull_back(z.cos()), expected)
+
+
+def test_one_covariance_may_serve_all_data(full, normal):
+    eps, scale = normal(K, B, Z), full.scale_tril[:1]
+    shared, each = FullGaussian(full.mean, scale), FullGaussian(full.mean, scale.expand(B, Z, Z))
+    assert_close(shared.rsample(eps), each.rsample(eps))
+    assert_close(shared.log_prob(eps), each.log_prob(eps))
+    assert_close(shared.rsample(eps[0]), each.rsample(eps[0]))
+
+
 def test_kl_to_the_prior_is_the_general_kl(diagonal, full):
     prior = FullGaussian(torch.zeros(Z).double(), torch.eye(Z).double())
     for q in (diagonal, full):

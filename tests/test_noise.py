@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vae.noise import Shuffled, generator, moment_matched
+from vae.noise import Shuffled, generator, moment_matched, normals, per_datum
 
 
 def test_streams_repeat_and_differ_by_seed_and_purpose():
@@ -43,7 +43,7 @@ def test_pieces_of_any_length_are_the_same_rows(pieces):
 
 def test_moment_matched_draws_have_exact_moments_for_every_datum():
     draws, batch, dim = 22, 7, 3
-    eps = moment_matched(draws, batch, dim, generator(0, "local"))
+    eps = moment_matched(per_datum(0, "local", 0, batch), draws, dim)
     assert eps.shape == (draws, batch, dim)
     assert_close(eps.mean(0), torch.zeros(batch, dim, dtype=torch.float64), rtol=0, atol=1e-14)
     covariance = torch.einsum("kbi,kbj->bij", eps, eps) / draws
@@ -51,15 +51,26 @@ def test_moment_matched_draws_have_exact_moments_for_every_datum():
 
 
 def test_moment_matched_draws_remain_nearly_normal():
-    eps = moment_matched(64, 4000, 2, generator(1, "local"))
+    eps = moment_matched(per_datum(1, "local", 0, 4000), 64, 2)
     fourth = eps.pow(4)
-    per_datum = fourth.mean((0, 2))
-    se = per_datum.std() / math.sqrt(len(per_datum))
+    means = fourth.mean((0, 2))
+    se = means.std() / math.sqrt(len(means))
     # Whitened by its own sample, a normal's fourth moment is 3 (1 - O(1/draws)): 32 independent draws give 3 * 32/34.
-    assert abs(float(per_datum.mean()) - 3 * 32 / 34) < 5 * float(se)
+    assert abs(float(means.mean()) - 3 * 32 / 34) < 5 * float(se)
 
 
 @pytest.mark.parametrize("draws", [7, 4])
 def test_moment_matching_needs_enough_pairs(draws):
     with pytest.raises(ValueError, match="n_draws must be even and at least twice"):
-        moment_matched(draws, 5, 3, generator(0, "local"))
+        moment_matched(per_datum(0, "local", 0, 5), draws, 3)
+
+
+def test_a_datums_draws_do_not_depend_on_its_company():
+    whole = normals(per_datum(0, "local", 0, 7), 5, 3)
+    assert whole.shape == (5, 7, 3)
+    assert torch.equal(normals(per_datum(0, "local", 4, 3), 5, 3), whole[:, 4:])
+    assert not torch.equal(whole[:, 0], whole[:, 1])
+    with pytest.raises(ValueError, match="first must be an integer of at least 0, got -1"):
+        per_datum(0, "local", -1, 3)
+    with pytest.raises(ValueError, match="seed must be an integer of at least 0, got -2"):
+        per_datum(-2, "local", 0, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,14 @@ class DiagonalGaussian(NamedTuple):
         sec. 2.4).
         """
         return self.mean + (0.5 * self.log_var).exp() * eps
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """The eps (..., Z) that `rsample` takes to z (..., Z)."""
+        return (z - self.mean) * (-0.5 * self.log_var).exp()
+
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        """From the gradient of a function in z = rsample(eps) to its gradient in eps, both (K, ..., Z)."""
+        return (0.5 * self.log_var).exp() * gradient
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) in nats; z (..., Z) -> (...)."""
@@ -64,14 +73,19 @@ class FullGaussian(NamedTuple):
 
     def rsample(self, eps: Tensor) -> Tensor:
         """Reparameterised draws mean + L eps from standard normal `eps` (K, ..., Z), with its shape."""
-        return self.mean + (self.scale_tril @ eps.unsqueeze(-1)).squeeze(-1)
+        return self.mean + _along_samples(torch.matmul, self.scale_tril, eps)
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """The eps (..., Z) that `rsample` takes to z (..., Z)."""
+        return _along_samples(_solve_lower, self.scale_tril, z - self.mean)
+
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        """From the gradient of a function in z = rsample(eps) to its gradient in eps, both (K, ..., Z)."""
+        return _along_samples(torch.matmul, self.scale_tril.mT, gradient)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) in nats; z (..., Z) -> (...)."""
-        delta = (z - self.mean).unsqueeze(-1)
-        scale = self.scale_tril.expand(*delta.shape[:-1], delta.shape[-2])
-        white = torch.linalg.solve_triangular(scale, delta, upper=False).squeeze(-1)
-        return -0.5 * (white.square() + LOG_2PI).sum(-1) - self._log_det()
+        return -0.5 * (self.whiten(z).square() + LOG_2PI).sum(-1) - self._log_det()
 
     def entropy(self) -> Tensor:
         """Differential entropy in nats (...)."""
@@ -91,6 +105,20 @@ class FullGaussian(NamedTuple):
 
 
 Gaussian = DiagonalGaussian | FullGaussian
+
+
+def _solve_lower(lower: Tensor, columns: Tensor) -> Tensor:
+    batch = torch.broadcast_shapes(lower.shape[:-2], columns.shape[:-2])
+    return torch.linalg.solve_triangular(lower.expand(*batch, *lower.shape[-2:]), columns, upper=False)
+
+
+def _along_samples(f: Callable[[Tensor, Tensor], Tensor], matrix: Tensor, vectors: Tensor) -> Tensor:
+    """f(matrix (..., Z, Z), columns (..., Z, K)) for vectors (K, ..., Z), the samples together: a matrix for each of
+    them would be copied.
+    """
+    if vectors.ndim < matrix.ndim:
+        return f(matrix, vectors.unsqueeze(-1)).squeeze(-1)
+    return f(matrix, vectors.movedim(0, -1)).movedim(-1, 0)
 
 
 def _precision(q: Gaussian) -> Tensor:

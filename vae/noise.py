@@ -1,4 +1,4 @@
-"""Reproducible randomness: named CPU streams, one per seed, and moment-matched draws.
+"""Reproducible randomness: named CPU streams, one per seed or per datum, and moment-matched draws.
 
 Streams live on the CPU whatever the device, so that a run on a GPU sees the same minibatches and the same noise, and
 every member of a sweep with the same seed shares them (common random numbers).
@@ -7,6 +7,7 @@ every member of a sweep with the same seed shares them (common random numbers).
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -45,9 +46,22 @@ class Shuffled:
             count -= len(self.take(min(count, max(self._n, 2**16))))
 
 
-def moment_matched(n_draws: int, batch: int, dim: int, stream: Generator, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Standard normal draws (n_draws, batch, dim) whose sample mean is 0 and sample covariance I, exactly, for every
-    datum.
+def per_datum(seed: int, purpose: str, first: int, count: int) -> list[Generator]:
+    """One stream for each of the data first, first + 1, ...: what a datum draws does not depend on its company."""
+    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        raise ValueError(f"first must be an integer of at least 0, got {first!r}; pass the number of the first datum")
+    generator(seed, purpose)  # refuses a bad seed by its name
+    return [generator(seed, f"{purpose}, datum {row}") for row in range(first, first + count)]
+
+
+def normals(streams: Sequence[Generator], n_draws: int, dim: int) -> Tensor:
+    """The next standard normal draws of each datum's stream, float64 (n_draws, B, dim)."""
+    return torch.stack([torch.randn(n_draws, dim, generator=s, dtype=torch.float64) for s in streams], dim=1)
+
+
+def moment_matched(streams: Sequence[Generator], n_draws: int, dim: int) -> Tensor:
+    """Standard normal draws, float64 (n_draws, B, dim), whose sample mean is 0 and sample covariance I, exactly, for
+    every datum.
 
     Antithetic pairs give the mean; whitening each datum's own draws gives the covariance. Fixed draws that are not
     matched bias what is optimised over them; draws shared by a batch would share their error.
@@ -57,7 +71,7 @@ def moment_matched(n_draws: int, batch: int, dim: int, stream: Generator, dtype:
             f"n_draws must be even and at least twice the dimension {dim}, got {n_draws}; "
             "whitening needs that many pairs"
         )
-    half = torch.randn(n_draws // 2, batch, dim, generator=stream, dtype=dtype)
+    half = normals(streams, n_draws // 2, dim)
     second_moment = torch.einsum("kbi,kbj->bij", half, half) / half.shape[0]
     factor = torch.linalg.cholesky(second_moment)
     white = torch.linalg.solve_triangular(factor, half.movedim(0, -1), upper=False).movedim(-1, 0)

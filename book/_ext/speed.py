@@ -1,4 +1,4 @@
-"""`{speed} bars | times | models | jax | circumstances | factor_analysis`: what `make bench` has recorded, shown."""
+"""`{speed} bars | times | models | jax | posteriors | circumstances | factor_analysis`: what `make bench` recorded."""
 
 import math
 import sys
@@ -19,10 +19,17 @@ from vae.record import Record, project_root, read
 sys.path.append(str(project_root()))  # benchmarks/ is no installed package
 from benchmarks import factor_analysis  # noqa: E402
 from benchmarks.contenders import NAMES  # noqa: E402
-from benchmarks.report import bars  # noqa: E402
+from benchmarks.report import LABELS, METHODS, bars  # noqa: E402
 
 SHOWN = {"tiny": 36, "digits": 36, "mnist": 64}  # members in the figure of models
-TITLES = {"tiny": "tiny (8-4-8)", "digits": "digits (64-128-8)", "mnist": "MNIST (784-200-200-50)"}
+POSTERIORS = ("local-digits", "local-mnist")
+TITLES = {
+    "tiny": "tiny (8-4-8)",
+    "digits": "digits (64-128-8)",
+    "mnist": "MNIST (784-200-200-50)",
+    "local-digits": "posteriors on digits (64-128-8)",
+    "local-mnist": "posteriors on MNIST (784-200-200-50)",
+}
 TWO_CORES = ["2 threads", "2 processes"]
 COLORS = {"ours": figures.BLUE, "eager": figures.SKY, "jax": figures.RED}
 
@@ -36,7 +43,7 @@ class Speed(NamedTuple):
 
 def recorded() -> Speed:
     folder = project_root() / "results" / "speed"
-    records = {case: read(folder / case) for case in SHOWN if (folder / case).exists()}
+    records = {case: read(folder / case) for case in (*SHOWN, *POSTERIORS) if (folder / case).exists()}
     if not records:
         raise ValueError(f"{folder} holds no record; measure with `make bench OUT=results/speed`")
     return Speed(records, pd.concat([record.table for record in records.values()], ignore_index=True))
@@ -53,9 +60,10 @@ def bars_table(speed: Speed) -> Iterator[str]:
     """What the trainer should reach, and what was measured."""
     rows = []
     for bar, value, error in bars(speed.table):
-        what = "share of the matmul ceiling" if bar.peer == "ceiling" else f"{NAMES[bar.peer]}, over ours"
+        what = "share of the matmul ceiling" if bar.peer == "ceiling" else f"{LABELS[bar.peer]}, over ours"
         mark = "✓ met" if value >= bar.bar else "✗ **not met**" if value < bar.bar else "not measured yet"
-        where = f"{TITLES[bar.case].split(' ')[0]}, {bar.members} models, {bar.layout}"
+        title, what_of = TITLES[bar.case].split(" (")[0], "images" if bar.case in POSTERIORS else "models"
+        where = f"{title}, {bar.members} {what_of}, {bar.layout}"
         measured = "–" if math.isnan(value) else f"{value:.2f} ± {error:.2f}"
         rows.append([mark, measured, f"{bar.bar:g}", what, where])
     return list_table(["", "Measured", "At least", "Ratio", "Where"], rows)
@@ -84,25 +92,51 @@ def times_table(speed: Speed) -> Iterator[str]:
         yield "::::"
 
 
+def posteriors_table(speed: Speed) -> Iterator[str]:
+    """Seconds to fit posteriors to a quality, and of AIS at equal error."""
+    for case in (case for case in POSTERIORS if case in speed.records):
+        numbers = speed.table[speed.table["case"] == case].pivot_table("value", "contender", "quantity", sort=False)
+        rows = []
+        for name in [name for name in METHODS if name in numbers.index]:
+            n = numbers.loc[name]
+            bound = "" if n.get("target reached", 1.0) != 0 else "more than "
+            if name.startswith("ais"):
+                quality, work = f"{1e3 * n['rms error']:.0f} rms", f"{n['temperatures']:.0f} temperatures"
+            else:
+                quality, work = f"{1e3 * n['suboptimality']:.1f}", f"{n['iterations']:.0f}"
+            times = [f"{bound}{n['time']:.3g}", f"{bound}{n['time over ours']:.2g}"]
+            rows.append([METHODS[name], quality, "by itself" if n.get("iterations") == 200 else work, *times])
+        yield from ("", f"**{TITLES[case][0].upper()}{TITLES[case][1:]}**", "")
+        yield from list_table(["Method", "Error, mnats", "Iterations", "Seconds", "Over ours"], rows)
+    if not set(POSTERIORS) & set(speed.records):
+        yield "Not measured yet; `make bench` does it."
+
+
 def circumstances(speed: Speed) -> Iterator[str]:
     """Where, when and with what each case was measured."""
     rows = []
     for case, record in speed.records.items():
         about, table = record.provenance, record.table
-        ceilings = figures.select(table, quantity="ceiling").groupby("layout", sort=False)["value"].max()
         loads = [figures.select(table, quantity=f"load {when}")["value"].item() for when in ("before", "after")]
-        cold, warm = (figures.select(table, quantity=f"{how} compilation")["value"].item() for how in ("cold", "warm"))
         commit = (about["commit"] or "unknown")[:7] + (" with uncommitted changes" if about["dirty"] else "")
         versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
         rows += [
             [f"**{TITLES[case]}**", f"{about['created'][:10]}, commit {commit}, {about['seconds'] / 60:.0f} minutes"],
             ["Processor", f"{about['processor']}, {about['parameters']['cores']} cores"],
-            ["Matmul ceiling, GFLOP/s", ", ".join(f"{value:.0f} ({layout})" for layout, value in ceilings.items())],
             ["Load of the machine", f"{loads[0]:.1f} before, {loads[1]:.1f} after"],
-            ["Compiling", f"{cold:.1f} s with an empty cache, {warm:.1f} s with a full one"],
             ["Rounds", f"{about['parameters']['rounds']}; errors are standard errors over rounds"],
             ["Versions", versions],
         ]
+        if case not in POSTERIORS:
+            cold, warm = (
+                figures.select(table, quantity=f"{how} compilation")["value"].item() for how in ("cold", "warm")
+            )
+            ceilings = figures.select(table, quantity="ceiling").groupby("layout", sort=False)["value"].max()
+            reached = ", ".join(f"{value:.0f} ({layout})" for layout, value in ceilings.items())
+            rows += [
+                ["Matmul ceiling, GFLOP/s", reached],
+                ["Compiling", f"{cold:.1f} s with an empty cache, {warm:.1f} s with a full one"],
+            ]
     return list_table(["What", "Value"], rows)
 
 
@@ -205,6 +239,7 @@ def against_jax(speed: Speed) -> tuple[Figure, str]:
 TABLES: dict[str, Callable[[Speed], Iterator[str]]] = {
     "bars": bars_table,
     "times": times_table,
+    "posteriors": posteriors_table,
     "circumstances": circumstances,
     "factor_analysis": factor_analysis_table,
 }
