@@ -109,7 +109,7 @@ def _thumbnail(image: np.ndarray) -> str:
     Image.fromarray(np.rint(255 * (1 - image)).astype(np.uint8)).save(found, "png", optimize=True)
     data = base64.b64encode(found.getvalue()).decode()
     return (
-        '<svg viewBox="0 0 40 40" width="40" height="40" aria-hidden="true"><image width="40" height="40" '
+        '<svg viewBox="0 0 40 40" width="36" height="36" aria-hidden="true"><image width="40" height="40" '
         f'href="data:image/png;base64,{data}" style="image-rendering:pixelated"/></svg>'
     )
 
@@ -119,7 +119,7 @@ def _style(name: str, n: int) -> str:
     own = f"#{name}"
     base = f"""
 {{background:#fff;color:{INK};padding:.75rem;border-radius:.5rem;font-size:.9rem;line-height:1.4;box-sizing:border-box}}
-fieldset{{border:0;margin:0 0 .5rem;padding:0;display:flex;flex-wrap:wrap;gap:.4rem;min-width:0}}
+fieldset{{border:0;margin:0 0 .5rem;padding:0;display:flex;flex-wrap:wrap;gap:.35rem;min-width:0}}
 legend{{font-size:1em;font-weight:600;padding:0;margin:0 0 .2rem;float:none;width:auto}}
 label{{cursor:pointer;margin:0;box-sizing:border-box}}
 .images label{{position:relative;border:2px solid #ccc;border-radius:.4rem;padding:.25rem;text-align:center}}
