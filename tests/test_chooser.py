@@ -12,7 +12,7 @@ from vae.chooser import Gaussians, posteriors
 from vae.chooser.plane import MASSES, RADIUS, panel
 
 N, G1, G2 = 3, 61, 73
-VOID = {"input", "image", "path", "rect", "br"}
+VOID = {"input", "img", "image", "path", "rect", "br"}
 
 
 def case(n=N, **changes):
@@ -89,6 +89,7 @@ def test_every_choice_is_a_form_element_with_a_name():
     assert len({a["name"] for a in radios}) == 1
     assert ["checked" in a for a in radios] == [True, False, False]
     assert [a["value"] for a in tags.all("input", type="checkbox")] == ["encoder", "diagonal", "full"]
+    assert all("data-lm-suppress-shortcuts" in a for a in tags.all("input"))  # JupyterLab leaves them their keys
     assert len(tags.all("label")) == len(tags.all("input")) == 6
     assert [t for t in tags.text if t in ("Image", "Gaussians")] == ["Image", "Gaussians"]  # the legends
     drawings = [a for a in tags.all("svg") if a.get("aria-hidden") != "true"]
@@ -111,6 +112,8 @@ def test_two_figures_on_a_page_leave_each_other_alone():
 def test_without_styles_every_image_is_there():
     tags = Tags(posteriors(**case()).html)
     assert [a["data-image"] for a in tags.all("div", **{"class": "panel"})] == ["0", "1", "2"]
+    assert tags.all("img")[0]["src"].startswith("data:image/png;base64,")
+    assert tags.all("img")[0]["alt"]
     assert not any("hidden" in a or a.get("style") == "display:none" for _, a in tags.seen)
 
 

@@ -81,7 +81,8 @@ def posteriors(
         elbo = [float(q.elbo[i]) for q in guesses]
         below = tuple(float(log_p[i]) - value for value in elbo)
         facts.append(Facts(label, float(log_p[i]), below, elbo[1] - elbo[0], below[1]))
-    return Chooser(html(images, panels, facts), png(panels, facts), "\n".join(map(sentence, facts)))
+    picture = png(panels, facts)
+    return Chooser(html(images, panels, facts, picture), picture, "\n".join(map(sentence, facts)))
 
 
 def _check(

@@ -15,24 +15,27 @@ from vae.chooser.plane import COLORS, ELLIPSE, MASSES, NAMES, ROLES, SHADES, Fac
 from vae.figures import BLUE, GREY, INK
 
 SIDE, LEFT, BOTTOM, EDGE = 300, 42, 36, 8  # of the plot, in pixels of its own
+OWN_KEYS = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys
 DASHES = ("", "7 4", "2 3")  # told apart without colours, too
 
 
-def html(images: np.ndarray, panels: Sequence[Panel], facts: Sequence[Facts]) -> str:
+def html(images: np.ndarray, panels: Sequence[Panel], facts: Sequence[Facts], picture: bytes) -> str:
+    """`picture` of all images, PNG, is what is left where Jupyter strips drawings and styles: untrusted notebooks."""
     shown = [_shown(panel, fact) for panel, fact in zip(panels, facts, strict=True)]
-    pictures = [_thumbnail(image) for image in images]
-    name = "chooser-" + hashlib.sha256("".join([*shown, *pictures]).encode()).hexdigest()[:10]
+    thumbnails = [_thumbnail(image) for image in images]
+    name = "chooser-" + hashlib.sha256("".join([*shown, *thumbnails]).encode()).hexdigest()[:10]
     scale = max(0.0, *(value for fact in facts for value in fact.below)) or 1.0
     choices, parts = [], []
-    for i, (panel, picture, fact) in enumerate(zip(shown, pictures, facts, strict=True)):
+    for i, (panel, thumbnail, fact) in enumerate(zip(shown, thumbnails, facts, strict=True)):
         checked = " checked" if i == 0 else ""
         choices.append(
-            f'<label><input type="radio" name="{name}" value="{i}"{checked}>{picture}'
+            f'<label><input type="radio" name="{name}" value="{i}" {OWN_KEYS}{checked}>{thumbnail}'
             f"<span>{escape(fact.label)}</span></label>"
         )
         parts.append(f'<div class="panel" data-image="{i}">{panel}{_table(fact, scale)}</div>')
     toggles = [
-        f'<label><input type="checkbox" value="{role}" checked><svg width="34" height="12" aria-hidden="true">'
+        f'<label><input type="checkbox" value="{role}" {OWN_KEYS} checked>'
+        '<svg width="34" height="12" aria-hidden="true">'
         f'<path d="M1 6H33" class="{role}"/></svg>{text}</label>'
         for role, text in zip(ROLES, NAMES, strict=True)
     ]
@@ -40,6 +43,8 @@ def html(images: np.ndarray, panels: Sequence[Panel], facts: Sequence[Facts]) ->
     return (
         f'<div class="chooser" id="{name}" role="figure" aria-label="Posteriors in the plane of two latents">'
         f"<style>{_style(name, len(facts))}</style>"
+        '<div class="plain"><p>To choose among the images, run this cell or trust the notebook.</p>'
+        f'<img src="data:image/png;base64,{base64.b64encode(picture).decode()}" alt="Each image\'s posterior"></div>'
         f'<fieldset class="images"><legend>Image</legend>{"".join(choices)}</fieldset>'
         f'<fieldset class="toggles"><legend>Gaussians</legend>{"".join(toggles)}</fieldset>'
         f'<div aria-live="polite">{"".join(parts)}</div>'
@@ -119,6 +124,7 @@ def _style(name: str, n: int) -> str:
     own = f"#{name}"
     base = f"""
 {{background:#fff;color:{INK};padding:.75rem;border-radius:.5rem;font-size:.9rem;line-height:1.4;box-sizing:border-box}}
+.plain{{display:none}}
 fieldset{{border:0;margin:0 0 .5rem;padding:0;display:flex;flex-wrap:wrap;gap:.35rem;min-width:0}}
 legend{{font-size:1em;font-weight:600;padding:0;margin:0 0 .2rem;float:none;width:auto}}
 label{{cursor:pointer;margin:0;box-sizing:border-box}}

@@ -40,7 +40,7 @@ def png(panels: Sequence[Panel], facts: Sequence[Facts]) -> bytes:
             ax.set_title(f"{fact.label}\n{gaps}", fontsize=8.5, fontweight="normal")
         lines = grid.flat[0].get_lines()
         figure.legend(lines, NAMES, loc="outside lower center", ncols=3, fontsize=9)
-        figure.savefig(drawn := io.BytesIO(), format="png", dpi=90)
+        figure.savefig(drawn := io.BytesIO(), format="png", dpi=75)
     found = io.BytesIO()
     Image.open(drawn).convert("RGB").quantize(64).save(found, "png", optimize=True)
     return found.getvalue()
