@@ -6,7 +6,7 @@ import torch
 from scipy import integrate
 from torch.testing import assert_close
 
-from vae.diagnostics import active_units, aggregate_kl, mutual_information, over_seeds, tidy
+from vae.diagnostics import active_units, aggregate_kl, mutual_information, over_seeds, pooled, tidy
 from vae.gaussian import DiagonalGaussian
 
 B, Z = 13, 3
@@ -78,3 +78,15 @@ def test_over_seeds_uses_the_spread_of_seeds():
     assert row["se"] == pytest.approx(pd.Series([1.0, 2.0, 3.0, 6.0]).std() / 2)
     assert row["n"] == 4
     assert math.isnan(over_seeds(table[:1], ["beta"])["se"].iloc[0])
+
+
+def test_pooled_keeps_the_error_that_seeds_share():
+    table = pd.DataFrame(
+        {"beta": [2.0, 1.0, 2.0, 2.0], "seed": [0, 0, 1, 2], "value": [1.0, 7.0, 2.0, 6.0], "se": [0.3, 0.5, 0.1, 0.2]}
+    )
+    found = pooled(table, ["beta"])
+    assert found.index.tolist() == [2.0, 1.0]  # in the table's order
+    assert found["value"].tolist() == [3.0, 7.0]
+    spread = pd.Series([1.0, 2.0, 6.0]).var() / 3
+    assert found["se"].tolist() == pytest.approx([math.sqrt((0.09 + 0.01 + 0.04) / 3 + spread), 0.5])
+    assert pooled(table, ["beta", "seed"])["se"].tolist() == pytest.approx(table["se"].tolist())

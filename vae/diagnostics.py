@@ -109,3 +109,16 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     grouped = table.groupby(list(by), sort=False, dropna=False)["value"]
     out = grouped.agg(value="mean", sd="std", n="count").reset_index()
     return out.assign(se=out["sd"] / np.sqrt(out["n"]), over="seeds").drop(columns="sd")
+
+
+def pooled(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean of `value` over seeds within each group of `by`, indexed by `by`; se of images and of seeds, n = seeds.
+
+    Seeds evaluated on the same images share those images' error, which averaging over seeds does not reduce: se^2 is
+    the mean of the rows' se^2 plus, for two seeds or more, sd^2 / seeds. With one seed the error is that of its images.
+    """
+    seeds = over_seeds(table, by).set_index(list(by))
+    images = table.assign(square=table["se"] ** 2).groupby(list(by), sort=False, dropna=False)["square"].mean()
+    between = seeds["se"].where(seeds["n"] > 1, 0.0)
+    found = seeds.assign(se=np.sqrt(images.to_numpy() + between**2), over="images and seeds")
+    return found[["value", "se", "n", "over"]]
