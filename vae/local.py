@@ -55,7 +55,8 @@ def fit_local(
     log_joint; a datum has converged when its next step promises less than `tol` nats, or less than rounding hides.
 
     The certificate: the maximum of the fixed-draw ELBO is in expectation at least that of the true one, so fixed minus
-    fresh bounds the suboptimality in expectation, once the fit has converged. The decrement is half of g1' F^-1 g2, g1
+    fresh bounds the suboptimality in expectation, once the fit has converged (for moment-matched draws exactly where
+    log_joint is quadratic, else to what matching leaves of its error). The decrement is half of g1' F^-1 g2, g1
     and g2 the ELBO's gradients from two independent halves of `n_fresh` draws, F the family's Fisher information.
     The draws of a datum depend on the seed and on its number, `first` for the first one: a caller who goes through the
     data in chunks says where each begins, and gets what the whole would get. `chunk` bounds the samples evaluated at a
