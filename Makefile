@@ -4,7 +4,7 @@ PROFILE ?= quick
 JOBS    ?= 2
 OUT     ?= _build/speed
 PORT    ?= 8000
-# Quick notebooks gain nothing from a second thread, and lose much where the cores are not theirs alone.
+# Small tensors gain nothing from a second thread, and lose much where the cores are not theirs alone.
 THREADS ?= 1
 BIN     := .venv/bin
 
@@ -45,7 +45,7 @@ book: .venv/installed
 
 # The cheapest failures come first. The checks of the built book look at the quick one.
 test: .venv/installed
-	$(BIN)/python -m pytest --ignore=tests/test_book.py
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --ignore=tests/test_book.py
 	OMP_NUM_THREADS=$(THREADS) VAE_RECORDS=compute $(BIN)/python -m pytest --nbval --nbval-current-env notebooks
 	$(BIN)/python book/build.py --jobs $(JOBS)
 	$(BIN)/python -m pytest tests/test_book.py
