@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import optimize, stats
@@ -263,3 +264,25 @@ def test_collapse_threshold(normal):
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_bound_above_the_likelihood_is_an_n_minus_one():
+    """Where maximum likelihood is computed from np.cov's 1/(N - 1), the ELBO of the same model may end above it.
+
+    N = 1000 data of 784 dimensions: the excess is 784/2 log(1000/999) = .392 nats, whatever the data; none with 1/N.
+    """
+    n, dim, k = 1000, 784, 20
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((n, dim)) * np.linspace(0.1, 2, dim))
+    covariance = torch.from_numpy(np.cov(x.numpy(), rowvar=False))
+
+    def maximum(spectrum):  # of the likelihood, if the data had this covariance (Tipping & Bishop 1999, eq. 5 and 8)
+        spectrum = spectrum.sort(descending=True).values
+        left = spectrum[k:].mean()
+        return -0.5 * (dim * math.log(2 * math.pi) + spectrum[:k].log().sum() + (dim - k) * left.log() + dim)
+
+    values = torch.linalg.eigvalsh(covariance)
+    right = values * (n - 1) / n
+    best = lg.linear_vae(right, 1.0, lg.learned_noise_variance(right, 1.0, k), k).objective
+    assert_close(float(maximum(right)), best, rtol=0, atol=1e-9)  # the ELBO reaches the likelihood, and is not above it
+    assert_close(best - float(maximum(values)), dim / 2 * math.log(n / (n - 1)), rtol=0, atol=1e-9)
+    assert round(dim / 2 * math.log(n / (n - 1)), 3) == 0.392
