@@ -127,7 +127,7 @@ def log_likelihood(parameters: Parameters, S: Tensor, patterns: Patterns | None 
 
 
 def gap(parameters: Parameters, encoder: Encoder = "diagonal") -> Tensor:
-    """log p(x) minus the family's best ELBO, nats (...,): for a diagonal q the posterior's total correlation."""
+    """log p(x) minus the family's best ELBO, nats (...,); for a diagonal q half of sum log M_jj - log det M."""
     M = precision(parameters)
     return 0.5 * (volume(M, parameters.phi, encoder) - inverse(M)[1])
 
