@@ -183,11 +183,13 @@ def _progress(name: str, expected: float | None) -> Iterator[Any]:
             line()
 
     typer.echo(f"{name}  starting")
-    threading.Thread(target=beat, daemon=True).start()
+    heart = threading.Thread(target=beat, daemon=True)
+    heart.start()
     try:
         yield report
     finally:
         done.set()
+        heart.join()  # no sign of life after the last line
     typer.echo(f"{name}  done in {_clock(time.monotonic() - start)}")
 
 
