@@ -254,7 +254,11 @@ def test_a_signal_kills_the_kernel_and_leaves_nothing_and_the_next_run_starts_cl
     nbformat.write(toy.notebook(compute=SLOW), root / "notebooks" / "toy.ipynb")
     (root / "slow").touch()
     program = subprocess.Popen(
-        [sys.executable, "-m", "vae", "run", "toy"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "vae", "run", "toy"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `make test &` ignores it
     )
     deadline = time.monotonic() + 60
     while not (root / "kernel").exists() or not (root / "kernel").read_text():
