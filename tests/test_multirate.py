@@ -80,7 +80,8 @@ def test_one_training_gives_a_curve():
         for b in (0.1, 1.0, 10.0, 1000.0)
     ]
     assert rates == sorted(rates, reverse=True)
-    assert rates[0] > 1.5 and rates[-1] < 0.05
+    assert rates[0] > 1.5
+    assert rates[-1] < 0.05
 
 
 @pytest.mark.parametrize(
