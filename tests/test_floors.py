@@ -13,7 +13,7 @@ FLOORS = {
     0: {"gaussian", "linear_gaussian", "factor_analysis", "shannon", "noise", "config", "checkpoint"},
     1: {"data", "scores", "models"},
     2: {"objectives", "ensemble", "log_joint"},
-    3: {"train", "local", "evidence"},
+    3: {"train", "local", "annealing", "evidence", "fixed_decoder"},
     4: {"diagnostics", "claims", "record", "experiment", "figures", "chooser"},
     5: {"cli", "__main__"},
 }
