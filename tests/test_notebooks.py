@@ -180,6 +180,13 @@ COUNTERFEITS = {
     "longer-training-widens-the-gap": lambda t: replaced(
         t, lambda rows: 10 / rows["epochs"], quantity="amortization gap", part="epochs"
     ),
+    "ais-recovers-fixed-decoder": lambda t: replaced(
+        t, lambda rows: rows["value"] + rows["slope"], method="annealing", quantity="gap"
+    ),
+    "inference-gap-grows-with-slope": lambda t: replaced(
+        t, lambda rows: rows["value"] - 3 * rows["value"].max(), quantity="rise of the gap"
+    ),
+    "fixed-decoder-is-no-envelope": lambda t: replaced(t, 1.0, method="mean image", quantity="gap"),
 }
 
 
