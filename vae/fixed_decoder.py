@@ -93,8 +93,8 @@ def ais_rate_distortion(
             d = stage.state.ratio.double() / -largest
             points.append(_point(stage.log_w, d, slopes[passed // n_steps - 1]))
     acceptance = torch.stack(accepted).mean(0) if accepted else torch.ones(count)
-    fields = (torch.stack(field).to(prior.mean) for field in zip(*points, strict=True))
-    return RateCurve(*fields, acceptance.to(prior.mean))
+    fields = [*(torch.stack(field) for field in zip(*points, strict=True)), acceptance]
+    return RateCurve(*(field.to(prior.mean) for field in fields))
 
 
 def _point(log_w: Tensor, d: Tensor, slope: float) -> tuple[Tensor, ...]:
