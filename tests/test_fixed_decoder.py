@@ -6,7 +6,7 @@ from decoders import nonlinear, prior
 from torch.testing import assert_close
 
 from vae import linear_gaussian as lg
-from vae.fixed_decoder import ais_rate_distortion
+from vae.fixed_decoder import _point, ais_rate_distortion
 from vae.gaussian import DiagonalGaussian, FullGaussian
 
 B, Z, X = 11, 3, 7
@@ -69,6 +69,19 @@ def test_weights_are_unbiased_and_the_objective_a_bound_whatever_the_schedule(no
         assert float(above.mean()) > 3 * float(above.std()) / math.sqrt(count)
     assert (found.objective_se == math.inf).all()
     assert (found.ess == 1).all()
+
+
+def test_standard_errors_are_those_of_leaving_out_a_chain(normal):
+    """Distortions that go with the weights, as they do in a short run: then the signs within the errors matter."""
+    n, slope = 997, 1.5
+    log_w = 0.7 * normal(n, B)
+    d = 4 - log_w + 0.3 * normal(n, B)
+    whole = _point(log_w, d, slope)
+    less = [_point(*(t[torch.arange(n) != i] for t in (log_w, d)), slope) for i in range(n)]
+    for field in range(0, 6, 2):  # each estimate before its error
+        without = torch.stack([point[field] for point in less])
+        jackknife = ((n - 1) / n * (without - without.mean(0)).square().sum(0)).sqrt()
+        assert_close(whole[field + 1], jackknife, rtol=0.03, atol=0)
 
 
 def test_a_nonlinear_decoder_against_quadrature():
