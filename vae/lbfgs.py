@@ -28,7 +28,7 @@ def minimise(f: Callable[[Tensor], Tensor], u: Tensor, *, max_iter: int, memory:
     not lower the loss enough (Armijo, 1e-4) is halved. A row that can gain nothing more stays where it is. Nothing
     is asked of convergence: `slope` says how far it went, and a loss without a minimum goes on falling.
 
-    ValueError: u is not (E, P) in float64, max_iter or memory is not a positive integer, f's losses are not finite (E,).
+    ValueError: u is not (E, P) in float64, max_iter or memory no positive integer, or f(u) is not (E,) and finite.
     """
     if u.ndim != 2 or u.dtype != torch.float64:
         raise ValueError(f"u must be (E, P) in float64, got shape {tuple(u.shape)}, {u.dtype}; convert it")
