@@ -37,7 +37,9 @@ def minimise(f: Callable[[Tensor], Tensor], u: Tensor, *, max_iter: int, memory:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}; pass a positive integer")
     loss, slope = _evaluate(f, u)
     if loss.shape != u.shape[:1] or not (loss.isfinite().all() and slope.isfinite().all()):
-        raise ValueError(f"f must return {len(u)} finite losses at u, got {loss.tolist()[:5]}; start elsewhere")
+        raise ValueError(
+            f"f must return {len(u)} finite losses at u, got {loss.reshape(-1)[:5].tolist()}; start elsewhere"
+        )
     steps, bends = (u.new_zeros(memory, *u.shape) for _ in range(2))  # a pair of zeros changes nothing
     inverse = u.new_zeros(memory, len(u))  # 1 / (step . bend)
     scale = 1 / slope.norm(dim=1).clamp(min=1)  # the first guess of the inverse curvature
