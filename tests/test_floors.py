@@ -11,7 +11,7 @@ import vae
 ROOT = Path(vae.__file__).parent
 FLOORS = {
     0: {"gaussian", "linear_gaussian", "factor_analysis", "shannon", "lbfgs", "noise", "config", "checkpoint"},
-    1: {"data", "scores", "models"},
+    1: {"data", "scores", "models", "multirate"},
     2: {"objectives", "ensemble", "log_joint"},
     3: {"train", "local", "evidence"},
     4: {"diagnostics", "claims", "record", "experiment", "figures", "chooser"},
