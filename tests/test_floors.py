@@ -10,10 +10,10 @@ import vae
 
 ROOT = Path(vae.__file__).parent
 FLOORS = {
-    0: {"gaussian", "linear_gaussian", "factor_analysis", "shannon", "noise", "config", "checkpoint"},
+    0: {"gaussian", "linear_gaussian", "factor_analysis", "shannon", "lbfgs", "noise", "config", "checkpoint"},
     1: {"data", "scores", "models", "multirate"},
     2: {"objectives", "ensemble", "log_joint"},
-    3: {"train", "local", "evidence"},
+    3: {"train", "local", "annealing", "evidence", "fixed_decoder"},
     4: {"diagnostics", "claims", "record", "experiment", "figures", "chooser"},
     5: {"cli", "__main__"},
 }

@@ -180,6 +180,23 @@ COUNTERFEITS = {
     "longer-training-widens-the-gap": lambda t: replaced(
         t, lambda rows: 10 / rows["epochs"], quantity="amortization gap", part="epochs"
     ),
+    "ais-recovers-fixed-decoder": lambda t: replaced(
+        t, lambda rows: rows["value"] + rows["slope"], method="annealing", quantity="gap"
+    ),
+    "inference-gap-grows-with-slope": lambda t: replaced(
+        t, lambda rows: rows["value"] - 3 * rows["value"].max(), quantity="rise of the gap"
+    ),
+    "fixed-decoder-is-no-envelope": lambda t: replaced(t, 1.0, method="mean image", quantity="gap"),
+    "linear-vae-is-shannons-curve": lambda t: replaced(
+        t, lambda rows: rows["value"] + 0.01, quantity="rate", part="gaussian"
+    ),
+    "rate-ends-at-finite-beta": lambda t: replaced(t, lambda rows: 1 / rows["beta"], quantity="rate", part="gaussian"),
+    "learned-variance-ends-the-sweep": lambda t: replaced(
+        replaced(t, 1.0, quantity="rate", part="learned"), 0.0, quantity="gained by the second half", part="learned"
+    ),
+    "trained-curve-is-above-the-sources": lambda t: replaced(t, -1.0, quantity="excess", part="banana"),
+    "full-covariance-narrows-the-excess": lambda t: replaced(t, 0.5, quantity="excess", part="banana"),
+    "eight-points-cost-more": lambda t: replaced(t, 0.01, quantity="excess", part="circle", encoder="any network"),
 }
 
 
