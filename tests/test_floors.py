@@ -11,8 +11,8 @@ import vae
 ROOT = Path(vae.__file__).parent
 FLOORS = {
     0: {"gaussian", "linear_gaussian", "factor_analysis", "shannon", "noise", "config", "checkpoint"},
-    1: {"data", "scores", "models"},
-    2: {"objectives", "ensemble", "log_joint"},
+    1: {"data", "scores", "models", "decoders"},
+    2: {"objectives", "ensemble", "log_joint", "pruning"},
     3: {"train", "local", "evidence"},
     4: {"diagnostics", "claims", "record", "experiment", "figures", "chooser"},
     5: {"cli", "__main__"},
