@@ -107,7 +107,7 @@ def test_free_bits_are_the_maximum_per_latent_after_the_mean(normal):
 def test_a_latent_below_its_allowance_costs_a_constant(normal):
     mean, log_var = normal(B, Z).requires_grad_(), normal(B, Z).requires_grad_()
     q = DiagonalGaussian(mean, log_var)
-    kl = q.kl_per_dim().mean(0)
+    kl = q.kl_per_dim().mean(0).detach()
     least = int(kl.argmin())
     (slope,) = torch.autograd.grad(free_bits(q, float(kl.sort().values[:2].mean())).mean(), mean)
     expected = mean.detach() / B
@@ -145,7 +145,7 @@ def test_impossible_numbers_are_refused_by_name(normal):
         free_bits(q, -1)
     with pytest.raises(ValueError, match="minimum_rate must be finite and not negative, got inf"):
         minimum_rate(q, math.inf)
-    for name in ("beta", "learning_rate", "free_nats", "minimum_rate", "cycles", "ratio", "progress"):
+    for name in ("beta", "learning_rate", "free_nats", "minimum_rate", "cycles", "rise", "progress"):
         with pytest.raises(ValueError, match=f"{name} must .* got True"):
             check_numbers({name: True})
-    check_numbers({"beta": 0, "cycles": 3, "ratio": 1.0, "seed": -1, "name": "anything"})
+    check_numbers({"beta": 0, "cycles": 3, "rise": 1.0, "seed": -1, "name": "anything"})

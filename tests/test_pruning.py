@@ -65,8 +65,8 @@ def test_keeping_all_changes_nothing_and_the_given_ensemble_stays(ensemble, data
 
 
 def test_the_exact_counterexample_to_pruning_by_the_aggregate():
-    """x = +-1 with sigma^2 = 1, tau^2 = 0.01, a^2 = sigma^2 - tau^2: every nat of R is information, the aggregate is
-    the prior where x is normal, and without the latent the ELBO is that of noise around the mean.
+    """Normal data, sigma^2 = 1, tau^2 = 0.01, a^2 = sigma^2 - tau^2: the aggregate is the prior, every nat of R is
+    information, and without the latent the ELBO is that of noise around the mean.
     """
     variance, a = 0.01, math.sqrt(0.99)
     g = generator(0, "init")
@@ -81,7 +81,7 @@ def test_the_exact_counterexample_to_pruning_by_the_aggregate():
     x = torch.stack([x / x.square().mean().sqrt(), torch.zeros_like(x)], dim=1)
     q = ensemble.map(lambda model, x: model.encode(x), x)
     assert float(rate_per_dim(q)[0, 0]) == pytest.approx(2.3026, abs=1e-4)
-    assert float(aggregate_kl(q)[0, 0]) == pytest.approx(0.0, abs=1e-4)
+    assert float(aggregate_kl(q)[0, 0]) == pytest.approx(0.0, abs=5e-4)  # not 0: the data are finite
     eps = torch.randn(50, n, 2, generator=generator(0, "test"), dtype=torch.float64)
     constant = -0.5 * math.log(2 * math.pi * variance)  # of the second pixel, which is always 0
     before = ensemble.map(lambda m, x, e: elbo(score(m, x, e)), x, eps)

@@ -1,4 +1,4 @@
-"""What varies with the step: the KL's weight, and which part of the model moves. Data of the run, whatever the model."""
+"""What varies with the step: the KL's weight, and which part of the model moves."""
 
 import math
 from functools import partial
@@ -22,8 +22,8 @@ SCHEDULE = Schedule(
     steps=23, batch_size=11, learning_rate=1e-2, n_samples=3, log_every=5, aggressive=Aggressive(every=3, until=0.6)
 )
 HELD = 14  # steps of 23, in which the rest moves at 2, 5, 8 and 11
-PLAIN = {"beta": 1.0, "free_nats": 0.0, "cycles": 1, "ratio": 0.0}
-CHANGES = ({}, {"ratio": 0.5}, {"cycles": 4, "ratio": 0.5}, {"free_nats": 0.3}, {"beta": 4.0, "free_nats": 0.1})
+PLAIN = {"beta": 1.0, "free_nats": 0.0, "cycles": 1, "rise": 0.0}
+CHANGES = ({}, {"rise": 0.5}, {"cycles": 4, "rise": 0.5}, {"free_nats": 0.3}, {"beta": 4.0, "free_nats": 0.1})
 MEMBERS = [{**PLAIN, **change, "seed": seed} for seed in (0, 1) for change in CHANGES]
 DECODERS = {
     "mlp": lambda g: mlp([Z, 5, X], g),
@@ -36,7 +36,7 @@ needs_compiler = pytest.mark.skipif(not has_compiler(torch.device("cpu")), reaso
 def objective(model, x, eps, member):
     q = model.encode(x)
     t = terms(model, x, q, eps)._replace(kl=free_bits(q, member["free_nats"]))
-    return elbo(t, member["beta"] * annealing(member["progress"], member["cycles"], member["ratio"]))
+    return elbo(t, member["beta"] * annealing(member["progress"], member["cycles"], member["rise"]))
 
 
 def build(member, kind="mlp"):
@@ -99,9 +99,9 @@ def by_hand(data, member, schedule, weight):
     ("change", "weight"),
     [
         ({}, lambda t: 1.0),
-        ({"beta": 2.0, "ratio": 0.5}, lambda t: 2 * min(t / 11.5, 1.0)),
-        ({"cycles": 23, "ratio": 1.0, "beta": 3.0}, lambda t: 0.0),  # every step begins a cycle
-        ({"cycles": 2, "ratio": 0.5}, lambda t: min(t % 11.5 / 5.75, 1.0)),
+        ({"beta": 2.0, "rise": 0.5}, lambda t: 2 * min(t / 11.5, 1.0)),
+        ({"cycles": 23, "rise": 1.0, "beta": 3.0}, lambda t: 0.0),  # every step begins a cycle
+        ({"cycles": 2, "rise": 0.5}, lambda t: min(t % 11.5 / 5.75, 1.0)),
     ],
 )
 def test_a_step_is_adams_with_the_weight_of_that_step(data, change, weight):
@@ -175,8 +175,6 @@ def test_another_aggressive_part_is_another_run(data, tmp_path):
 
 
 def test_the_trainer_tells_objectives_how_far_they_are(data):
-    """The gradient in the decoder's last bias is the progress; Adam's second moment at the end is that of all steps."""
-
     def told(model, x, eps, member):
         return objective(model, x, eps, member) * 0 + member["progress"]
 
@@ -195,9 +193,9 @@ def test_rates_before_the_first_late_update_are_finite():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ratio": 1.5}, "ratio must lie between 0 and 1, got 1.5"),
-        ({"ratio": -0.1}, "ratio must lie between 0 and 1"),
-        ({"ratio": math.nan}, "ratio must lie between 0 and 1, got nan"),
+        ({"rise": 1.5}, "rise must lie between 0 and 1, got 1.5"),
+        ({"rise": -0.1}, "rise must lie between 0 and 1"),
+        ({"rise": math.nan}, "rise must lie between 0 and 1, got nan"),
         ({"cycles": 0}, "cycles must be a whole number of at least 1, got 0"),
         ({"cycles": 2.5}, "cycles must be a whole number"),
         ({"cycles": math.inf}, "cycles must be a whole number"),
@@ -269,6 +267,6 @@ def test_cycles_begin_at_their_step_whatever_the_rounding(dtype):
 
 
 def test_annealing_refuses_numbers_that_cannot_be():
-    for wrong in ({"cycles": 1.5}, {"ratio": 2.0}, {"progress": -0.1}):
+    for wrong in ({"cycles": 1.5}, {"rise": 2.0}, {"progress": -0.1}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must"):
             annealing(**({"progress": 0.0} | wrong))

@@ -93,18 +93,18 @@ def minimum_rate(q: Gaussian, rate: float | Tensor) -> Tensor:
     return torch.maximum(kl.mean(-1), torch.as_tensor(rate, dtype=kl.dtype, device=kl.device)).expand(kl.shape)
 
 
-def annealing(progress: float | Tensor, cycles: float | Tensor = 1, ratio: float | Tensor = 0.5) -> Tensor:
+def annealing(progress: float | Tensor, cycles: float | Tensor = 1, rise: float | Tensor = 0.5) -> Tensor:
     """What the KL's weight is multiplied by: in each of `cycles` equal cycles it rises linearly from 0 to 1 over the
-    first part `ratio`, then stays 1 (Fu et al. 2019, arXiv:1903.10145, eqs. 6-7).
+    first part `rise`, then stays 1 (Fu et al. 2019, arXiv:1903.10145, eqs. 6-7).
 
-    One cycle is the usual warm-up (Bowman et al. 2016); ratio 0 is none. `progress` is the part of the steps already
+    One cycle is the usual warm-up (Bowman et al. 2016); rise 0 is none. `progress` is the part of the steps already
     taken, which the trainer gives to objectives as `member["progress"]`: so members of one ensemble may have
     schedules of their own, as numbers in their declarations.
     """
-    check_numbers({"cycles": cycles, "ratio": ratio, "progress": progress})
+    check_numbers({"cycles": cycles, "rise": rise, "progress": progress})
     at = torch.as_tensor(progress) * cycles
     phase = (at - (at + 1e-6).floor()).clamp(min=0)  # rounding would else delay a cycle's start by a step
-    return torch.where(phase < ratio, phase / ratio, torch.ones_like(phase))
+    return torch.where(phase < rise, phase / rise, torch.ones_like(phase))
 
 
 def _not_negative(value: float) -> bool:
@@ -121,14 +121,14 @@ _RULES: dict[str, tuple[Callable[[float], bool], str, str]] = {
         "be a whole number of at least 1",
         "1 is a plain warm-up",
     ),
-    "ratio": (lambda v: 0 <= v <= 1, "lie between 0 and 1", "it is the part of a cycle in which beta rises"),
+    "rise": (lambda v: 0 <= v <= 1, "lie between 0 and 1", "it is the part of a cycle in which beta rises"),
     "progress": (lambda v: 0 <= v <= 1, "lie between 0 and 1", "it is the part of the steps already taken"),
 }
 
 
 def check_numbers(numbers: Mapping[str, Any]) -> None:
     """Raises ValueError for an impossible value of a name that objectives and the trainer know: beta, learning_rate,
-    free_nats, minimum_rate, cycles, ratio, progress. Other names, and tensors, pass.
+    free_nats, minimum_rate, cycles, rise, progress. Other names, and tensors, pass.
     """
     for name, value in numbers.items():
         if name not in _RULES or isinstance(value, Tensor):

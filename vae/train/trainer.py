@@ -79,7 +79,7 @@ def train(
     `data` (N, X). A member's declaration needs a "seed": members with equal seeds see the same minibatches and the same
     noise `eps` (K, B, Z) (common random numbers), drawn on the CPU. `member` holds its numbers as 0-dim tensors, and as
     "progress" the part of the steps already taken, so that `annealing(member["progress"], member["cycles"],
-    member["ratio"])` gives each member a schedule of its own. Losses are summed over members, which therefore never
+    member["rise"])` gives each member a schedule of its own. Losses are summed over members, which therefore never
     influence each other. `frozen` names parts that keep their parameters ("decoder"); `subsets` gives each member the
     rows (n,) that it trains on. A member whose objective or gradient is not finite is frozen as it was; the others
     finish, then DivergedError is raised unless `allow_divergence`.
