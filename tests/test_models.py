@@ -95,6 +95,8 @@ def test_a_committed_encoder_cannot_go_below_its_rate(rate, normal):
     last = plain.net[-1]
     torch.nn.init.zeros_(last.weight)
     torch.nn.init.constant_(last.bias, 0.0)
+    last.bias.data[Z:] = -200.0  # far below the cap it stays as it was
+    assert_close(encoder(x).log_var, plain(x).log_var, rtol=1e-6, atol=0)
     last.bias.data[Z:] = 60.0  # as wide as it can be: the rate itself, and nothing said about x
     q = encoder(normal(B, X))
     assert_close(q.kl_per_dim(), torch.full((B, Z), rate, dtype=torch.float64), rtol=1e-4, atol=1e-9)

@@ -255,8 +255,8 @@ def test_annealing_is_a_warm_up_in_one_cycle_and_fus_in_several():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_cycles_begin_at_their_step_whatever_the_rounding(dtype):
-    for steps in (60, 1000, 50_000):
-        for cycles in (2, 3, 4, 5, 10):
+    for steps in (100, 1200, 50_000):
+        for cycles in (3, 4, 10, 50):  # 50 of 100: 58 / 100 times 50 is below 29
             progress = torch.tensor([t / steps for t in range(steps)], dtype=dtype)
             weight = annealing(progress, torch.tensor(float(cycles), dtype=dtype), torch.tensor(0.5, dtype=dtype))
             starts = [t for t in range(steps) if t * cycles % steps == 0]
