@@ -53,11 +53,11 @@ def _check(frames: Sequence[Frame], originals: np.ndarray, eigenvalues: np.ndarr
     if originals.ndim != 3 or len(originals) < 1:
         raise ValueError(f"originals must have shape (n, H, W), got {originals.shape}; reshape the pixels")
     if originals.min() < 0 or originals.max() > 1:
-        raise ValueError(
-            f"originals must lie in [0, 1], got [{originals.min():g}, {originals.max():g}]; rescale them"
-        )
+        raise ValueError(f"originals must lie in [0, 1], got [{originals.min():g}, {originals.max():g}]; rescale them")
     if eigenvalues.ndim != 1 or not len(eigenvalues) or not eigenvalues.max() > 0:
-        raise ValueError(f"eigenvalues must be (X,) with one above zero, got shape {eigenvalues.shape}; pass a spectrum")
+        raise ValueError(
+            f"eigenvalues must be (X,) with one above zero, got shape {eigenvalues.shape}; pass a spectrum"
+        )
     if curve.ndim != 2 or curve.shape[1] != 2 or len(curve) < 2 or (np.diff(curve[:, 0]) <= 0).any():
         raise ValueError(f"curve must be (m, 2) with distortion increasing, got shape {curve.shape}; sort its rows")
     arrays = {"originals": originals, "eigenvalues": eigenvalues, "curve": curve}
@@ -72,7 +72,9 @@ def _check(frames: Sequence[Frame], originals: np.ndarray, eigenvalues: np.ndarr
             raise ValueError(f"frame {i} must have a level above zero, got {frame.level}; pass beta times sigma^2")
         if not 0 <= frame.active <= len(frame.kl):
             raise ValueError(f"frame {i} must have 0 to {len(frame.kl)} active, got {frame.active}; count latents")
-        arrays |= {f"frame {i}'s {name}": np.asarray(value) for name, value in frame._asdict().items() if name != "label"}
+        arrays |= {
+            f"frame {i}'s {name}": np.asarray(value) for name, value in frame._asdict().items() if name != "label"
+        }
     for name, values in arrays.items():
         if not np.isfinite(values).all():
             raise ValueError(f"{name} must be finite, got {values[~np.isfinite(values)].flat[0]}; leave it out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 
 import numpy as np
@@ -11,34 +12,35 @@ from vae.chooser.water.sweep import Frame, Sweep, facts, sentence
 from vae.figures import BLUE, GREY, INK, RED, SKY
 
 WIDTH, LEFT, RIGHT, TOP, FOOT = 340, 46, 8, 22, 38  # of a plot, in pixels of its own
+INNER = WIDTH - LEFT - RIGHT
 PLANE, SPECTRUM, BARS = 240, 150, 62  # heights of the drawing areas
 PALE = "#cfcfcf"
 
 
 def html(sweep: Sweep, picture: bytes) -> str:
-    said = [_facts(sweep, i) for i in range(len(sweep.frames))]
     decoded = [_row("decoded", frame.images, i) for i, frame in enumerate(sweep.frames)]
     plots = [
         f'<div class="plots" data-frame="{i}">{_plane(sweep, frame)}{_spectrum(sweep, frame)}</div>'
         for i, frame in enumerate(sweep.frames)
     ]
-    name = named([*said, *decoded, *plots])
+    name = named([*(sentence(sweep, frame) for frame in sweep.frames), *decoded, *plots])
+    said = "".join(_facts(sweep, i, name) for i in range(len(sweep.frames)))
     last = len(sweep.frames) - 1
     stops = "".join(
         f'<label><input type="radio" name="{name}" id="{name}-{i}" value="{i}" {OWN_KEYS} '
-        f'aria-label="{escape(f"{sweep.symbol} = {frame.label}")}"{" checked" if i == 0 else ""}></label>'
+        f'aria-label="{escape(f"{sweep.symbol} = {frame.label}")}"{" checked" if i == last // 2 else ""}></label>'
         for i, frame in enumerate(sweep.frames)
     )
     ends = "".join(f"<span>{escape(sweep.frames[i].label)}</span>" for i in (0, last))
     body = (
         f'<fieldset class="stops"><legend>{escape(sweep.symbol)}</legend>{stops}</fieldset>'
         f'<p class="ends" aria-hidden="true">{ends}</p>'
-        f'<div aria-live="polite">{"".join(text.replace("NAME", name) for text in said)}</div>'
+        f'<div aria-live="polite">{said}</div>'
         f'<div class="rows">{_row("data", sweep.originals)}{"".join(decoded)}</div>'
         f"{''.join(plots)}"
-        f"<p>Left: {escape(sweep.curve_name)} (line), the sweep (circles), this model (dot), and the line of equal "
-        f"R + D/(2T) through it (dashed). Right: variance of the data along its principal directions, logarithmic, and "
-        f"the water level T; below, what each latent costs.</p>"
+        f"<p>Rate: {escape(sweep.curve_name)} (line), the sweep (circles), this model (dot), and the line of equal "
+        f"R + D/(2T) through it (dashed). Variance: on a logarithmic scale, pale below the water level T. "
+        f"KL: what each latent costs, the dearest first.</p>"
     )
     title = f"Rate, distortion and water level, by {sweep.symbol}"
     plain = "To move the slider, run this cell or trust the notebook."
@@ -46,12 +48,12 @@ def html(sweep: Sweep, picture: bytes) -> str:
     return framed(name, title, _rules(name, len(sweep.frames)), plain, picture, alt, body)
 
 
-def _facts(sweep: Sweep, i: int) -> str:
-    """What is said of a frame, between the ways to its neighbours; NAME is the figure's name."""
+def _facts(sweep: Sweep, i: int, name: str) -> str:
+    """What is said of a frame, and the ways to its neighbours: labels of their radio buttons, wide enough to touch."""
     frame = sweep.frames[i]
     cells = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts(sweep, frame).items())
     steps = [
-        f'<label class="step" for="NAME-{i + step}" aria-hidden="true">{sign}</label>'
+        f'<label class="step" for="{name}-{i + step}" aria-hidden="true">{sign}</label>'
         if 0 <= i + step < len(sweep.frames)
         else f'<span class="step" aria-hidden="true">{sign}</span>'
         for step, sign in ((-1, "◀"), (1, "▶"))
@@ -74,46 +76,41 @@ def _row(name: str, images: np.ndarray, i: int | None = None) -> str:
 
 def _plane(sweep: Sweep, frame: Frame) -> str:
     """The rate-distortion plane with the sweep, one model of it and the line that supports it."""
-    most, inner = sweep.limits, WIDTH - LEFT - RIGHT
+    most = sweep.limits
 
     def place(points: np.ndarray) -> np.ndarray:
         unit = np.asarray(points, dtype=float) / most
-        return np.stack([LEFT + inner * unit[..., 0], TOP + PLANE * (1 - unit[..., 1])], -1)
+        return np.stack([LEFT + INNER * unit[..., 0], TOP + PLANE * (1 - unit[..., 1])], -1)
 
-    marks = _vertical(ticks(0, most[0]), lambda v: place(np.array([v, 0]))[0], TOP, PLANE)
-    marks += _horizontal(ticks(0, most[1]), lambda v: place(np.array([0, v]))[1])
+    marks = _vertical({v: place(np.array([v, 0]))[0] for v in ticks(0, most[0])}, TOP, PLANE)
+    marks += _horizontal({v: place(np.array([0, v]))[1] for v in ticks(0, most[1])})
     curve = sweep.curve
     if (over := np.flatnonzero(curve[:, 1] > most[1])).size:  # cut where it leaves the plot, not before
         k = min(int(over[-1]), len(curve) - 2)
         share = (most[1] - curve[k + 1, 1]) / (curve[k, 1] - curve[k + 1, 1])
         curve = np.vstack([curve[k + 1] + share * (curve[k] - curve[k + 1]), curve[k + 1 :]])
     here = np.array([frame.distortion, float(frame.kl.sum())])
-    level = 2 * frame.level
-    ends = [d for d in (0.0, most[0], here[0] + level * (here[1] - most[1]), here[0] + level * here[1])]
-    ends = sorted(d for d in ends if -1e-9 <= d <= most[0] * 1.000001)
-    line = place(np.array([[d, here[1] - (d - here[0]) / level] for d in ends if _inside(d, here, level, most[1])]))
+    slope = 2 * frame.level  # distortion per nat
+    ends = np.array([max(0.0, here[0] - slope * (most[1] - here[1])), min(most[0], here[0] + slope * here[1])])
+    line = place(np.stack([ends, here[1] - (ends - here[0]) / slope], -1))
     circles = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in place(sweep.points))
     x, y = place(here)
     return (
         f'<svg viewBox="0 0 {WIDTH} {TOP + PLANE + FOOT}" role="img" '
         f'aria-label="Rate against distortion: {escape(sentence(sweep, frame))}">'
         f'<text x="{LEFT}" y="13" class="head">Rate, nats</text><g class="marks">{marks}</g>'
-        f'<text x="{LEFT + inner / 2:g}" y="{TOP + PLANE + 33}">distortion (squared error, summed)</text>'
+        f'<text x="{LEFT + INNER / 2:g}" y="{TOP + PLANE + 33}">distortion (squared error, summed)</text>'
         f'<path d="{_path(place(curve))}" class="curve"/><path d="{_path(line)}" class="line"/>'
         f'<g class="others">{circles}</g><circle cx="{x:.1f}" cy="{y:.1f}" r="6.5" class="here"/>'
-        f'<path d="M{LEFT} {TOP}v{PLANE}h{inner}" class="frame"/></svg>'
+        f'<path d="M{LEFT} {TOP}v{PLANE}h{INNER}" class="frame"/></svg>'
     )
-
-
-def _inside(distortion: float, here: np.ndarray, level: float, most: float) -> bool:
-    return -1e-6 * most <= here[1] - (distortion - here[0]) / level <= most * 1.000001
 
 
 def _spectrum(sweep: Sweep, frame: Frame) -> str:
     """The data's variances, those under water pale; below them what each latent costs, in the order of its cost."""
-    drawn, (low, high), inner = sweep.drawn, sweep.span, WIDTH - LEFT - RIGHT
-    places = max(len(drawn), min(len(frame.kl), len(drawn)))
-    step, bottom = inner / places, TOP + SPECTRUM
+    drawn, (low, high) = sweep.drawn, sweep.span
+    places = len(drawn)
+    step, bottom = INNER / places, TOP + SPECTRUM
 
     def height(values: np.ndarray) -> np.ndarray:
         return SPECTRUM * np.log(np.maximum(values, low) / low) / np.log(high / low)
@@ -130,42 +127,42 @@ def _spectrum(sweep: Sweep, frame: Frame) -> str:
     decades = [10.0**k for k in range(int(np.ceil(np.log10(low))), int(np.floor(np.log10(high))) + 1)]
     if len(decades) < 2:
         decades = ticks(low, high)
-    marks = _horizontal(decades, lambda v: bottom - float(height(np.array(v))))
+    marks = _horizontal({v: bottom - float(height(np.array(v))) for v in decades})
     kl = -np.sort(-frame.kl)[:places]
     foot = bottom + 26 + BARS
-    marks += _horizontal(ticks(0, sweep.deepest)[1:], lambda v: foot - BARS * v / sweep.deepest)
-    numbers = [value for value in ticks(1, places) if value == int(value)] or [1.0]
-    marks += _vertical(sorted({1.0, *numbers}), lambda v: LEFT + step * (v - 0.5), foot, 0)
+    marks += _horizontal({v: foot - BARS * v / sweep.deepest for v in ticks(0, sweep.deepest)[1:]})
+    numbers = {1.0, *(value for value in ticks(1, places) if value == int(value))}
+    marks += _vertical({v: LEFT + step * (v - 0.5) for v in sorted(numbers)}, foot, 0)
     total = len(sweep.eigenvalues)
-    what = "principal direction" + (f" (first {len(drawn)} of {total})" if len(drawn) < total else "")
+    what = f"principal direction (of {total}); latent, by cost"
     say = f"{int((sweep.eigenvalues > frame.level).sum())} of {total} variances are above the water level"
     return (
         f'<svg viewBox="0 0 {WIDTH} {foot + FOOT:g}" role="img" aria-label="Spectrum: {say}">'
         f'<text x="{LEFT}" y="13" class="head">Variance of the data</text>'
         f'<g class="marks">{marks}</g>'
         f'<path d="{bars(tall[:dry], 0, bottom)}" class="dry"/><path d="{bars(tall[dry:], dry, bottom)}" class="wet"/>'
-        f'<path d="M{LEFT} {water:.1f}h{inner}V{bottom}h{-inner}z" class="water"/>'
-        f'<path d="M{LEFT} {water:.1f}h{inner}" class="surface"/>'
+        f'<path d="M{LEFT} {water:.1f}h{INNER}V{bottom}h{-INNER}z" class="water"/>'
+        f'<path d="M{LEFT} {water:.1f}h{INNER}" class="surface"/>'
         f'<text x="{WIDTH - RIGHT - 3}" y="{water - 5:.1f}" class="left">T</text>'
         f'<text x="{LEFT}" y="{bottom + 18}" class="head">KL of each latent, nats</text>'
         f'<path d="{bars(BARS * kl / sweep.deepest, 0, foot)}" class="cost"/>'
-        f'<text x="{LEFT + inner / 2:g}" y="{foot + 33:g}">{what}</text>'
-        f'<path d="M{LEFT} {TOP}V{bottom}h{inner}M{LEFT} {foot - BARS:g}V{foot:g}h{inner}" class="frame"/></svg>'
+        f'<text x="{LEFT + INNER / 2:g}" y="{foot + 33:g}">{what}</text>'
+        f'<path d="M{LEFT} {TOP}V{bottom}h{INNER}M{LEFT} {foot - BARS:g}V{foot:g}h{INNER}" class="frame"/></svg>'
     )
 
 
-def _vertical(values, place, top: float, length: float) -> str:
+def _vertical(at: Mapping[float, float], top: float, length: float) -> str:
+    """Grid lines and numbers below them: value -> pixel."""
     return "".join(
-        f'<path d="M{place(v):.1f} {top:g}v{length:g}"/><text x="{place(v):.1f}" y="{top + length + 15:g}">{tick(v)}</text>'
-        for v in values
+        f'<path d="M{x:.1f} {top:g}v{length:g}"/><text x="{x:.1f}" y="{top + length + 15:g}">{tick(value)}</text>'
+        for value, x in at.items()
     )
 
 
-def _horizontal(values, place) -> str:
-    inner = WIDTH - LEFT - RIGHT
+def _horizontal(at: Mapping[float, float]) -> str:
     return "".join(
-        f'<path d="M{LEFT} {place(v):.1f}h{inner}"/><text x="{LEFT - 5}" y="{place(v) + 4:.1f}" class="left">{tick(v)}</text>'
-        for v in values
+        f'<path d="M{LEFT} {y:.1f}h{INNER}"/><text x="{LEFT - 5}" y="{y + 4:.1f}" class="left">{tick(value)}</text>'
+        for value, y in at.items()
     )
 
 

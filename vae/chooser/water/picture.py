@@ -22,7 +22,7 @@ def png(sweep: Sweep) -> bytes:
     with mpl.rc_context(STYLE | {"savefig.bbox": None}):  # type: ignore[arg-type]
         figure = Figure(figsize=(9.0, 3.6 + 0.62 * rows), dpi=75)
         FigureCanvasAgg(figure)
-        above, below = figure.subfigures(2, 1, height_ratios=(3.6, 0.62 * rows))
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(3.6, 0.62 * rows))[:, 0]
         plane, spectrum = above.subplots(1, 2)
         most = sweep.limits
         plane.plot(*sweep.curve.T, color=INK, label=sweep.curve_name)
@@ -32,7 +32,7 @@ def png(sweep: Sweep) -> bytes:
             plane.annotate(text, sweep.points[i], (7, 3), textcoords="offset points", fontsize=9, color=RED)
         plane.plot(*sweep.points[stops].T, "o", color=RED)
         plane.set(xlim=(0, most[0]), ylim=(0, most[1]), xlabel="distortion", ylabel="rate, nats")
-        plane.legend(fontsize=9)
+        plane.legend(fontsize=8, loc="upper right")
         index = np.arange(1, len(sweep.drawn) + 1)
         spectrum.bar(index, np.maximum(sweep.drawn, sweep.span[0]), color=BLUE, width=0.7)
         for i in stops:
