@@ -256,11 +256,11 @@ def test_a_browser_without_scripts_or_network_moves_it(tmp_path):
         def seen():
             return {
                 kind: [i for i, part in enumerate(tab.locator(f".{kind}[data-frame]").all()) if part.is_visible()]
-                for kind in ("said", "row", "plots")
+                for kind in ("said", "strip", "plots")
             }
 
         def only(i):
-            return {"said": [i], "row": [i], "plots": [i]}
+            return {"said": [i], "strip": [i], "plots": [i]}
 
         assert seen() == only(7)
         tab.keyboard.press("Tab")
@@ -280,5 +280,5 @@ def test_a_browser_without_scripts_or_network_moves_it(tmp_path):
         assert not tab.locator(".plain").is_visible()
         tab.emulate_media(media="print")
         assert tab.locator(".plain img").is_visible()
-        assert seen() == {"said": [], "row": [], "plots": []}
+        assert seen() == {"said": [], "strip": [], "plots": []}
         browser.close()

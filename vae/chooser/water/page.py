@@ -36,7 +36,7 @@ def html(sweep: Sweep, picture: bytes) -> str:
         f'<fieldset class="stops"><legend>{escape(sweep.symbol)}</legend>{stops}</fieldset>'
         f'<p class="ends" aria-hidden="true">{ends}</p>'
         f'<div aria-live="polite">{said}</div>'
-        f'<div class="rows">{_row("data", sweep.originals)}{"".join(decoded)}</div>'
+        f'<div class="strips">{_row("data", sweep.originals)}{"".join(decoded)}</div>'
         f"{''.join(plots)}"
         f"<p>Rate: {escape(sweep.curve_name)} (line), the sweep (circles), this model (dot), and the line of equal "
         f"R + D/(2T) through it (dashed). Variance: on a logarithmic scale, pale below the water level T. "
@@ -68,7 +68,7 @@ def _row(name: str, images: np.ndarray, i: int | None = None) -> str:
     height, width = strip.shape
     frame = "" if i is None else f' data-frame="{i}"'
     return (
-        f'<div class="row"{frame}><span>{name}</span><svg viewBox="0 0 {width} {height}" role="img" '
+        f'<div class="strip"{frame}><span>{name}</span><svg viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{name} images"><image width="{width}" height="{height}" href="{small(strip)}" '
         f'style="image-rendering:pixelated"/></svg></div>'
     )
@@ -175,7 +175,7 @@ def _rules(name: str, n: int) -> list[str]:
     return [
         *RULES,
         f"@media screen{{{hidden}{{display:none}}}}",
-        "@media print{& .stops,& .ends,& .said,& .rows,& .plots{display:none}& .plain{display:block}"
+        "@media print{& .stops,& .ends,& .said,& .strips,& .plots{display:none}& .plain{display:block}"
         "& .plain p{display:none}& .plain img{max-width:100%}}",
     ]
 
@@ -201,9 +201,9 @@ border-radius:.4rem;user-select:none}}
 & dl{{display:flex;flex-wrap:wrap;gap:.2rem 1.5rem;margin:0}}
 & dt{{font-weight:400;font-size:.8rem;color:{INK};margin:0}}
 & dd{{margin:0;font-weight:600;font-variant-numeric:tabular-nums;min-width:4.5rem;color:{INK}}}
-& .row{{display:flex;align-items:center;gap:.5rem;margin:.2rem 0}}
-& .row span{{flex:0 0 3.8rem;font-size:.8rem}}
-& .row svg{{flex:1 1 auto;min-width:0;max-width:36rem;height:auto}}
+& .strip{{display:flex;align-items:center;gap:.5rem;margin:.2rem 0}}
+& .strip span{{flex:0 0 3.8rem;font-size:.8rem}}
+& .strip svg{{flex:1 1 auto;min-width:0;max-width:36rem;height:auto}}
 & .plots{{display:flex;flex-wrap:wrap;gap:.5rem 1.5rem;align-items:flex-start;margin-top:.6rem}}
 & .plots>svg{{flex:1 1 17rem;width:100%;max-width:26rem;min-width:0;height:auto}}
 & text.head{{text-anchor:start;font-weight:600}}
