@@ -13,14 +13,20 @@ DRAWN = 64  # eigenvalues at most
 
 
 class Frame(NamedTuple):
-    """One stop of the slider: one model of a sweep, measured on one set of data."""
+    """One stop of the slider: one model of a sweep, measured on one set of data.
 
-    label: str  # the value of what the slider moves: "0.4"
-    level: float  # beta * sigma^2, in units of the data's variance
-    kl: np.ndarray  # (Z,) nats, each latent's, in any order; their sum is the rate
-    distortion: float  # squared error summed over pixels, mean over data
-    active: int  # latents in use
-    images: np.ndarray  # (n, H, W) decoded; shown clipped to [0, 1]
+    label: the value of what the slider moves ("0.4"). level: the water level beta * sigma^2, in units of the data's
+    variance. kl: (Z,) nats, each latent's, mean over data, in any order; their sum is the rate. distortion: squared
+    error summed over pixels, mean over data. active: how many latents are in use. images: (n, H, W) decoded, shown
+    clipped to [0, 1].
+    """
+
+    label: str
+    level: float
+    kl: np.ndarray
+    distortion: float
+    active: int
+    images: np.ndarray
 
 
 class Sweep(NamedTuple):
