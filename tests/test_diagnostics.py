@@ -6,7 +6,19 @@ import torch
 from scipy import integrate
 from torch.testing import assert_close
 
-from vae.diagnostics import active_units, aggregate_kl, mutual_information, over_seeds, pooled, tidy
+from vae.diagnostics import (
+    active,
+    active_units,
+    aggregate_kl,
+    information_per_dim,
+    mutual_information,
+    over_seeds,
+    pointwise_information,
+    pooled,
+    rate_per_dim,
+    tidy,
+    variance_in_nats,
+)
 from vae.gaussian import DiagonalGaussian
 
 B, Z = 13, 3
@@ -16,18 +28,67 @@ def normal_pdf(z, mean, variance):
     return math.exp(-((z - mean) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
 
 
-def test_aggregate_kl_against_adaptive_quadrature(normal):
-    q = DiagonalGaussian(normal(B, Z), 0.5 * normal(B, Z) - 1)
-    got = aggregate_kl(q, n_nodes=96)
+@pytest.mark.parametrize("scale", [1.0, 0.03])
+def test_aggregate_kl_against_adaptive_quadrature(normal, scale):
+    q = DiagonalGaussian(normal(B, Z), 0.5 * normal(B, Z) - 1 + 2 * math.log(scale))
+    got = aggregate_kl(q)
     for j in range(Z):
         means, variances = q.mean[:, j].tolist(), q.log_var[:, j].exp().tolist()
 
         def integrand(z, means=means, variances=variances):
             density = sum(normal_pdf(z, m, v) for m, v in zip(means, variances, strict=True)) / B
-            return density * math.log(density / normal_pdf(z, 0, 1))
+            return density * math.log(density / normal_pdf(z, 0, 1)) if density > 0 else 0.0
 
-        expected, _ = integrate.quad(integrand, -12, 12, limit=400)
-        assert float(got[j]) == pytest.approx(expected, abs=2e-4)
+        expected, _ = integrate.quad(integrand, -12, 12, limit=4000, points=sorted(means), epsabs=1e-11)
+        assert float(got[j]) == pytest.approx(expected, abs=1e-8)
+
+
+def test_aggregate_kl_is_nan_where_its_nodes_are_too_few(normal):
+    q = DiagonalGaussian(normal(B, Z), torch.zeros(B, Z, dtype=torch.float64))
+    q.log_var[0, 1] = -12.0
+    assert aggregate_kl(q).isfinite().tolist() == [True, False, True]
+    fine = aggregate_kl(q, n_nodes=20_001)
+    assert fine.isfinite().all()
+    assert_close(fine[0], aggregate_kl(q)[0], rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="n_nodes must be an integer of at least 3, got 2"):
+        aggregate_kl(q, n_nodes=2)
+
+
+def test_members_and_maps_give_the_same_as_one_by_one(normal, monkeypatch):
+    q = DiagonalGaussian(normal(2, B, Z), normal(2, B, Z))
+    one = [DiagonalGaussian(q.mean[i], q.log_var[i]) for i in (0, 1)]
+    for f in (aggregate_kl, information_per_dim, rate_per_dim, active):
+        together = f(q)
+        assert together.shape == (2, Z)
+        for i in (0, 1):
+            assert_close(together[i], f(one[i]), rtol=1e-12, atol=1e-12)
+        assert_close(torch.vmap(f)(q), together, rtol=1e-12, atol=1e-12)
+    together = pointwise_information(q, seed=0)
+    assert together.shape == (2, B)
+    before = aggregate_kl(q), together
+    monkeypatch.setattr("vae.diagnostics.ROWS", 5 * B * Z)  # pieces that do not divide the data or the nodes
+    assert_close((aggregate_kl(q), pointwise_information(q, seed=0)), before, rtol=1e-12, atol=1e-12)
+    for i in (0, 1):
+        assert_close(together[i], pointwise_information(one[i], seed=0), rtol=1e-12, atol=1e-12)
+        estimate = mutual_information(one[i], seed=0)
+        assert estimate.value == pytest.approx(float(together[i].mean()), rel=1e-12)
+        assert estimate.se == pytest.approx(float(together[i].std()) / math.sqrt(B), rel=1e-12)
+
+
+def test_pointwise_information_is_its_definition(normal):
+    q = DiagonalGaussian(normal(B, Z), normal(Z).expand(B, Z))  # one variance for all data, not copied
+    found = mutual_information(q, seed=0)
+    draws = []
+    for seed in range(400):
+        draws.append(float(pointwise_information(q, seed=seed).mean()))
+    draws = torch.tensor(draws)
+    z = q.rsample(normal(40_000, B, Z))
+    log_q = q.log_prob(z)
+    log_aggregate = torch.stack([DiagonalGaussian(m, q.log_var[0]).log_prob(z) for m in q.mean]).exp().mean(0).log()
+    samples = (log_q - log_aggregate).mean(1)
+    expected, se = float(samples.mean()), float(samples.std() / 200)
+    assert abs(float(draws.mean()) - expected) < 5 * (float(draws.std()) / 20 + se)
+    assert abs(found.value - expected) < 5 * found.se
 
 
 def test_rate_is_information_plus_aggregate_kl_in_one_dimension(normal):
@@ -35,6 +96,48 @@ def test_rate_is_information_plus_aggregate_kl_in_one_dimension(normal):
     information = mutual_information(q, seed=0)
     rate = float(q.kl_to_standard_normal().mean())
     assert abs(rate - information.value - float(aggregate_kl(q)[0])) < 5 * information.se
+
+
+def test_rate_of_a_latent_is_its_information_plus_its_aggregate_kl(normal):
+    """The identity for each latent alone, its information sampled from that latent's posteriors."""
+    q = DiagonalGaussian(normal(B, Z), normal(B, Z) - 1)
+    n = 40_000
+    z = q.rsample(normal(n, B, Z))
+    log_q = -0.5 * ((z - q.mean).square() / q.log_var.exp() + q.log_var)
+    others = -0.5 * ((z[:, :, None] - q.mean).square() / q.log_var.exp() + q.log_var)  # (n, B, B, Z)
+    per_draw = (log_q - others.exp().mean(2).log()).mean(1)  # (n, Z)
+    se = per_draw.std(0) / math.sqrt(n)
+    assert ((per_draw.mean(0) - information_per_dim(q)).abs() < 5 * se).all()
+    assert_close(information_per_dim(q) + aggregate_kl(q), rate_per_dim(q))
+    assert (information_per_dim(q) <= math.log(B)).all()
+    assert (rate_per_dim(q) == q.kl_per_dim().mean(0)).all()
+
+
+def test_a_gaussian_aggregate_has_its_closed_form(normal):
+    """Many data whose means are normal quantiles: q(z) is nearly the prior, and I = R = the nats of the variance."""
+    n, variance = 4001, 0.7
+    quantiles = torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n)
+    mean = quantiles / quantiles.square().mean().sqrt() * math.sqrt(variance)
+    q = DiagonalGaussian(mean[:, None], torch.full((n, 1), math.log(1 - variance), dtype=torch.float64))
+    assert float(aggregate_kl(q)[0]) == pytest.approx(0, abs=1e-5)
+    assert float(information_per_dim(q)[0]) == pytest.approx(variance_in_nats(variance), abs=1e-5)
+    assert float(rate_per_dim(q)[0]) == pytest.approx(variance_in_nats(variance), abs=1e-12)
+
+
+def test_active_units_in_nats():
+    assert variance_in_nats(0.01) == pytest.approx(0.005025, abs=1e-6)
+    assert variance_in_nats(0.0) == 0.0
+    for wrong in (-0.1, 1.0, math.nan):
+        with pytest.raises(ValueError, match="variance must lie from 0 to below 1"):
+            variance_in_nats(wrong)
+
+
+def test_activity_is_of_means_with_the_variance_over_n():
+    mean = torch.tensor([[0.0, 0.0, 5.0], [0.201, 0.199, 5.0]], dtype=torch.float64)
+    q = DiagonalGaussian(mean, torch.zeros_like(mean))
+    assert active(q).tolist() == [True, False, False]  # 0.1005^2 and 0.0995^2
+    assert active_units(q) == 1
+    assert active_units(q, threshold=0.02) == 0
 
 
 def test_aggregate_kl_is_at_most_the_mean_kl(normal):

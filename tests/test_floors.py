@@ -11,8 +11,8 @@ import vae
 ROOT = Path(vae.__file__).parent
 FLOORS = {
     0: {"gaussian", "linear_gaussian", "factor_analysis", "shannon", "lbfgs", "noise", "config", "checkpoint"},
-    1: {"data", "scores", "models", "multirate"},
-    2: {"objectives", "ensemble", "log_joint"},
+    1: {"data", "scores", "models", "decoders", "multirate"},
+    2: {"objectives", "ensemble", "log_joint", "pruning"},
     3: {"train", "local", "annealing", "evidence", "fixed_decoder"},
     4: {"diagnostics", "claims", "record", "experiment", "figures", "chooser"},
     5: {"cli", "__main__"},

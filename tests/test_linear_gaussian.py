@@ -286,3 +286,16 @@ def test_a_bound_above_the_likelihood_is_an_n_minus_one():
     assert_close(float(maximum(right)), best, rtol=0, atol=1e-9)  # the ELBO reaches the likelihood, and is not above it
     assert_close(best - float(maximum(values)), dim / 2 * math.log(n / (n - 1)), rtol=0, atol=1e-9)
     assert round(dim / 2 * math.log(n / (n - 1)), 3) == 0.392
+
+
+@pytest.mark.parametrize(("grid", "side"), [([1.0, 2.0], "below"), ([5.0], "above"), ([1.0, 4.25], "below")])
+def test_a_grid_that_straddles_no_threshold_is_warned_of_with_its_value(grid, side):
+    with pytest.warns(UserWarning, match=rf"beta straddles no threshold: collapse sets in at 4.25, .* all {side}"):
+        lg.warn_unless_straddled("beta", grid, 4.25)
+
+
+def test_a_grid_that_straddles_the_threshold_is_not():
+    lg.warn_unless_straddled("beta", [5.0, 1.0], 4.25)  # a warning would be an error here
+    for bad in ([], [1.0, math.nan]):
+        with pytest.raises(ValueError, match="beta must hold finite numbers"):
+            lg.warn_unless_straddled("beta", bad, 4.25)

@@ -5,9 +5,11 @@ import torch
 from scipy import stats
 from torch.testing import assert_close
 
+from vae.ensemble import stack
 from vae.models import (
     VAE,
     BernoulliLikelihood,
+    CommittedEncoder,
     GaussianLikelihood,
     LinearEncoder,
     MLPEncoder,
@@ -80,6 +82,47 @@ def test_construction_repeats_and_leaves_the_global_stream_alone():
 def test_learned_variance_is_a_parameter_and_fixed_one_is_not():
     assert "likelihood.log_variance" in dict(linear_vae_model(X, Z, 0.1, stream(), learned=True).named_parameters())
     assert "likelihood.log_variance" in dict(linear_vae_model(X, Z, 0.1, stream()).named_buffers())
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-6, 0.01, 0.3, 2.0, 40.0])
+def test_a_committed_encoder_cannot_go_below_its_rate(rate, normal):
+    plain = MLPEncoder(X, [13], Z, stream()).double()
+    encoder = CommittedEncoder(plain, rate).double()
+    x = 100 * normal(B, X)
+    q = encoder(x)
+    assert torch.equal(q.mean, plain(x).mean)
+    assert (q.kl_per_dim() >= rate * (1 - 1e-5)).all()
+    last = plain.net[-1]
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.constant_(last.bias, 0.0)
+    last.bias.data[Z:] = -200.0  # far below the cap it stays as it was
+    assert_close(encoder(x).log_var, plain(x).log_var, rtol=1e-6, atol=0)
+    last.bias.data[Z:] = 60.0  # as wide as it can be: the rate itself, and nothing said about x
+    q = encoder(normal(B, X))
+    assert_close(q.kl_per_dim(), torch.full((B, Z), rate, dtype=torch.float64), rtol=1e-4, atol=1e-9)
+    assert (q.mean == 0).all()
+
+
+def test_members_may_commit_different_rates():
+    ensemble = stack(
+        lambda m: VAE(CommittedEncoder(MLPEncoder(X, [], Z, stream()), m["rate"]), mlp([Z, X], stream()),
+                      BernoulliLikelihood()),
+        [{"seed": 0, "rate": 0.1}, {"seed": 0, "rate": 2.0}],
+    )  # fmt: skip
+    q = ensemble.map(lambda model, x: model.encode(x), torch.zeros(B, X))
+    assert (q.kl_per_dim().amin((1, 2)) >= torch.tensor([0.1, 2.0])).all()
+
+
+@pytest.mark.parametrize("rate", [-0.1, math.nan, math.inf])
+def test_an_impossible_rate_is_refused_by_name(rate):
+    with pytest.raises(ValueError, match="rate must be finite and not negative"):
+        CommittedEncoder(MLPEncoder(X, [], Z, stream()), rate)
+
+
+def test_a_rate_is_committed_by_diagonal_posteriors(normal):
+    encoder = CommittedEncoder(MLPEncoder(X, [], Z, stream(), "full"), 0.1).double()
+    with pytest.raises(ValueError, match="encoder must give a DiagonalGaussian, got FullGaussian"):
+        encoder(normal(B, X))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from vae import linear_gaussian as lg
 from vae.gaussian import DiagonalGaussian, relative_weight_variance
 from vae.models import linear_vae_model
 from vae.noise import generator
-from vae.objectives import Terms, elbo, iwae, terms
+from vae.objectives import Terms, check_numbers, elbo, free_bits, iwae, minimum_rate, terms
 
 K, B, X, Z = 7, 5, 11, 3
 
@@ -90,3 +90,62 @@ def test_gradient_of_the_elbo_at_the_exact_posterior_is_that_of_log_p(model, exa
     eps = torch.cat([eps, -eps])
     (estimate,) = torch.autograd.grad(elbo(terms(model, x, q, eps)).sum(), model.decoder[0].weight)
     assert_close(estimate, gradient, rtol=0.02, atol=0.02 * float(gradient.abs().max()))
+
+
+def test_free_bits_are_the_maximum_per_latent_after_the_mean(normal):
+    q = DiagonalGaussian(normal(B, Z), normal(B, Z))
+    kl = q.kl_per_dim().mean(0)
+    allowance = float(kl.sort().values[:2].mean())  # above the least, below the others
+    expected = sum(max(allowance, float(value)) for value in kl)
+    for given in (allowance, torch.tensor(allowance, dtype=torch.float64)):
+        assert_close(free_bits(q, given), torch.full((B,), expected, dtype=torch.float64))
+    before_the_mean = q.kl_per_dim().clamp(min=allowance).sum(-1).mean()
+    assert expected < float(before_the_mean) - 1e-3
+    assert_close(free_bits(q, 0.0), q.kl_to_standard_normal().mean().expand(B))
+
+
+def test_a_latent_below_its_allowance_costs_a_constant(normal):
+    mean, log_var = normal(B, Z).requires_grad_(), normal(B, Z).requires_grad_()
+    q = DiagonalGaussian(mean, log_var)
+    kl = q.kl_per_dim().mean(0).detach()
+    least = int(kl.argmin())
+    (slope,) = torch.autograd.grad(free_bits(q, float(kl.sort().values[:2].mean())).mean(), mean)
+    expected = mean.detach() / B
+    expected[:, least] = 0
+    assert_close(slope, expected)
+
+
+def test_a_minimum_rate_is_of_all_latents_together(normal):
+    q = DiagonalGaussian(normal(B, Z), normal(B, Z))
+    rate = float(q.kl_to_standard_normal().mean())
+    assert_close(minimum_rate(q, rate - 0.1), torch.full((B,), rate, dtype=torch.float64))
+    assert_close(minimum_rate(q, rate + 0.1), torch.full((B,), rate + 0.1, dtype=torch.float64))
+    assert minimum_rate(lg.posterior(normal(X, Z), 1.0, normal(B, X)), 1e3).shape == (B,)
+
+
+def test_what_is_free_replaces_the_kl_of_the_terms(model, normal):
+    x = normal(B, X)
+    q = model.encode(x)
+    t = terms(model, x, q, normal(K, B, Z))
+    free = elbo(t._replace(kl=free_bits(q, 100.0)), 2.0)
+    assert_close(free, t.log_px_z.mean(0) - 2 * 100.0 * Z)
+    assert_close(elbo(t._replace(kl=free_bits(q, 0.0))).mean(), elbo(t).mean())
+
+
+def test_divergence_is_not_clamped_away(normal):
+    q = DiagonalGaussian(normal(B, Z), normal(B, Z))
+    q.mean[0, 0] = math.nan
+    assert free_bits(q, 0.5).isnan().all()
+    assert minimum_rate(q, 0.5).isnan().all()
+
+
+def test_impossible_numbers_are_refused_by_name(normal):
+    q = DiagonalGaussian(normal(B, Z), normal(B, Z))
+    with pytest.raises(ValueError, match="free_nats must be finite and not negative, got -1"):
+        free_bits(q, -1)
+    with pytest.raises(ValueError, match="minimum_rate must be finite and not negative, got inf"):
+        minimum_rate(q, math.inf)
+    for name in ("beta", "learning_rate", "free_nats", "minimum_rate", "cycles", "rise", "progress"):
+        with pytest.raises(ValueError, match=f"{name} must .* got True"):
+            check_numbers({name: True})
+    check_numbers({"beta": 0, "cycles": 3, "rise": 1.0, "seed": -1, "name": "anything"})

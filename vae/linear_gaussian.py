@@ -8,6 +8,8 @@ Bishop 1999; Lucas et al. 2019 ("Don't blame the ELBO!").
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -242,3 +244,22 @@ def collapse_threshold(x: Tensor, likelihood: str) -> float:
         raise ValueError("x must vary: every pixel is 0 everywhere or 1 everywhere; check the data")
     scaled = covariance[kept][:, kept] / scale[kept] / scale[kept][:, None]
     return float(torch.linalg.eigvalsh(scaled)[-1])
+
+
+def warn_unless_straddled(name: str, grid: Sequence[float], threshold: float) -> None:
+    """Warns (UserWarning), with the threshold's value, if no two of `grid`'s values lie on its two sides: a sweep over
+    them shows no transition. For beta, or for beta * noise_variance, as `collapse_threshold` has it.
+
+    ValueError: an empty grid, or one with values that are not finite.
+    """
+    values = [float(value) for value in grid]
+    if not values or not all(map(math.isfinite, values)):
+        raise ValueError(f"{name} must hold finite numbers, got {values}; list at least one below and one above")
+    low, high = min(values), max(values)
+    if not low < threshold < high:
+        side = "below" if high <= threshold else "above"
+        warnings.warn(
+            f"{name} straddles no threshold: collapse sets in at {threshold:.4g}, and its values, from {low:.4g} to "
+            f"{high:.4g}, are all {side}; add one on the other side",
+            stacklevel=2,
+        )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vae.gaussian import LOG_2PI, DiagonalGaussian, FullGaussian, Gaussian
+from vae.models import check_generative
 from vae.objectives import Model
 
 LogJoint = Callable[[Tensor], Tensor]
@@ -23,7 +24,11 @@ ROWS = {"cpu": 2**13, "cuda": 2**18}
 
 
 def of(model: Model, x: Tensor) -> LogJoint:
-    """log p(x|z) + log N(z; 0, I) of a `VAE`, or of anything else with its `log_lik`: x (B, X)."""
+    """log p(x|z) + log N(z; 0, I) of a `VAE`, or of anything else with its `log_lik`: x (B, X).
+
+    ValueError: the model's decoder reads x itself, so that it has no p(x) whose log could be asked for.
+    """
+    check_generative(model, "have a log p(x, z)")
     return lambda z: model.log_lik(x, z) - 0.5 * (z.square() + LOG_2PI).sum(-1)
 
 

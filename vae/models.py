@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
 from torch.nn.utils import skip_init
 
 from vae.gaussian import LOG_2PI, DiagonalGaussian, FullGaussian, Gaussian
@@ -73,6 +73,38 @@ class MLPEncoder(nn.Module):
         if self.covariance == "diagonal":
             return DiagonalGaussian(mean, scale)
         return FullGaussian(mean, _scale_tril(scale, self.z_dim))
+
+
+class CommittedEncoder(nn.Module):
+    """The diagonal posteriors of `encoder` with every variance held below the one at which the KL of a latent is
+    `rate` nats, so that no latent can cost less, whatever the data: log_var -> cap - softplus(cap - log_var).
+
+    A committed rate as in delta-VAEs (Razavi et al. 2019, arXiv:1901.03416), here by the variances alone. It commits
+    the KL, not the information: q = N(0, exp(cap)) for every x costs `rate` and says nothing.
+    """
+
+    cap: Tensor
+
+    def __init__(self, encoder: nn.Module, rate: float) -> None:
+        super().__init__()
+        if not (math.isfinite(rate) and rate >= 0):
+            raise ValueError(f"rate must be finite and not negative, got {rate}; pass nats per latent")
+        log_var = -(2 * rate + 1)  # Newton for expm1(v) - v = 2 rate, v <= 0: convex, and positive here
+        for _ in range(100 if rate > 0 else 0):
+            log_var -= (math.expm1(log_var) - log_var - 2 * rate) / math.expm1(log_var)
+        self.encoder = encoder
+        self.register_buffer("cap", torch.tensor(log_var if rate > 0 else 0.0))
+
+    def forward(self, x: Tensor) -> DiagonalGaussian:
+        mean, log_var = check_diagonal(self.encoder(x))
+        return DiagonalGaussian(mean, self.cap - softplus(self.cap - log_var))
+
+
+def check_diagonal(q: Gaussian) -> DiagonalGaussian:
+    """q itself; ValueError unless it is a DiagonalGaussian."""
+    if not isinstance(q, DiagonalGaussian):
+        raise ValueError(f"the encoder must give a DiagonalGaussian, got {type(q).__name__}; use covariance='diagonal'")
+    return q
 
 
 def _n_scale(z_dim: int, covariance: str) -> int:
@@ -198,13 +230,36 @@ class VAE(nn.Module):
         """q(z|x) for x (B, X)."""
         return self.encoder(x)
 
+    @property
+    def decoder_reads(self) -> str | None:
+        """What of x the decoder reads beside z: None, "past" or "input" (see `vae.decoders`)."""
+        return getattr(self.decoder, "reads", None)
+
+    @property
+    def is_generative(self) -> bool:
+        """Whether there is a p(x): False if the decoder reads the x that it is to explain."""
+        return self.decoder_reads != "input"
+
+    def output(self, x: Tensor, z: Tensor) -> Tensor:
+        """The decoder's output (K, B, X), which it makes of z (K, B, Z) and of what it reads of x (B, X)."""
+        return self.decoder(z) if self.decoder_reads is None else self.decoder(z, x)
+
     def log_lik(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x|z), nats: x (B, X), z (K, B, Z) -> (K, B)."""
-        return self.likelihood.log_prob(x, self.decoder(z))
+        """log p(x|z), nats: x (B, X), z (K, B, Z) -> (K, B). With a skip from x it is log p(x|z, h(x))."""
+        return self.likelihood.log_prob(x, self.output(x, z))
 
     def forward(self, f: Callable[..., Any], *args: Any) -> Any:
         """f(self, *args): lets `torch.func.functional_call` evaluate any function of the model (see `Ensemble.map`)."""
         return f(self, *args)
+
+
+def check_generative(model: object, purpose: str) -> None:
+    """Raises ValueError unless `model` has a p(x), which is needed to `purpose`."""
+    if not getattr(model, "is_generative", True):
+        raise ValueError(
+            f"model must have a p(x) to {purpose}, got one whose decoder reads x itself, so that its ELBO bounds "
+            "log p(x|h(x)), which is not comparable; use a decoder of z alone, or an autoregressive one"
+        )
 
 
 def linear_vae_model(

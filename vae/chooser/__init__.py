@@ -1,24 +1,26 @@
-"""A figure to choose from: one of several images at a time, by mouse, finger or keyboard. Never imports torch.
+"""Figures to choose from: one image or one model of a sweep at a time, by mouse, finger or keyboard. No torch.
 
-It is HTML and CSS alone: no script, nothing fetched. Choices are form elements, which browsers let people reach by
-keyboard and read out; a browser that cannot hide what is not chosen, a printer, or a viewer that strips styles shows
-every image, one after another. Where there is no HTML at all, a picture of all stands in.
+They are HTML and CSS alone: no script, nothing fetched, so they work from a file, in a stored notebook and without a
+kernel. Choices are form elements, which browsers let people reach by keyboard and read out. A browser that cannot hide
+what is not chosen, or a viewer that strips styles, shows one after another; where there is no HTML at all (and, for the
+slider, on paper) a picture stands in.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from vae.chooser.page import html
 from vae.chooser.picture import png
 from vae.chooser.plane import MASSES, ROLES, Facts, panel, sentence
+from vae.chooser.shell import Chooser
+from vae.chooser.water import Frame, water_levels
+from vae.chooser.water.sweep import digits
 
-__all__ = ["Chooser", "Gaussians", "posteriors"]
+__all__ = ["Chooser", "Frame", "Gaussians", "digits", "posteriors", "water_levels"]
 
 MOST = 12  # images: more are a table's work, and the page stays light
 
@@ -29,19 +31,6 @@ class Gaussians(NamedTuple):
     mean: np.ndarray  # (n, 2)
     covariance: np.ndarray  # (n, 2, 2)
     elbo: np.ndarray  # (n,) nats
-
-
-@dataclass(frozen=True)
-class Chooser:
-    """What a notebook shows: `html` for browsers, `png` for whatever cannot show that, `text` for the rest."""
-
-    html: str
-    png: bytes
-    text: str
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        picture = base64.b64encode(self.png).decode()
-        return {"text/html": self.html, "image/png": picture, "text/plain": self.text}
 
 
 def posteriors(

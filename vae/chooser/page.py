@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
-from PIL import Image
 
-from vae.chooser.plane import COLORS, ELLIPSE, MASSES, NAMES, ROLES, SHADES, Facts, Panel, number, sentence, tick, ticks
-from vae.figures import BLUE, GREY, INK
+from vae.chooser.plane import COLORS, ELLIPSE, MASSES, NAMES, ROLES, SHADES, Facts, Panel, sentence
+from vae.chooser.shell import OWN_KEYS, framed, named, number, small, tick, ticks
+from vae.figures import INK
 
 SIDE, LEFT, BOTTOM, EDGE = 300, 42, 36, 8  # of the plot, in pixels of its own
-OWN_KEYS = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys
 DASHES = ("", "7 4", "2 3")  # told apart without colours, too
 
 
@@ -23,7 +19,7 @@ def html(images: np.ndarray, panels: Sequence[Panel], facts: Sequence[Facts], pi
     """`picture` of all images, PNG, is what is left where Jupyter strips drawings and styles: untrusted notebooks."""
     shown = [_shown(panel, fact) for panel, fact in zip(panels, facts, strict=True)]
     thumbnails = [_thumbnail(image) for image in images]
-    name = "chooser-" + hashlib.sha256("".join([*shown, *thumbnails]).encode()).hexdigest()[:10]
+    name = named([*shown, *thumbnails])
     scale = max(0.0, *(value for fact in facts for value in fact.below)) or 1.0
     choices, parts = [], []
     for i, (panel, thumbnail, fact) in enumerate(zip(shown, thumbnails, facts, strict=True)):
@@ -40,17 +36,16 @@ def html(images: np.ndarray, panels: Sequence[Panel], facts: Sequence[Facts], pi
         for role, text in zip(ROLES, NAMES, strict=True)
     ]
     masses = ", ".join(f"{share:.0%}" for share in sorted(MASSES)[:-1]) + f" and {max(MASSES):.0%}"
-    return (
-        f'<div class="chooser" id="{name}" role="figure" aria-label="Posteriors in the plane of two latents">'
-        f"<style>{_style(name, len(facts))}</style>"
-        '<div class="plain"><p>To choose among the images, run this cell or trust the notebook.</p>'
-        f'<img src="data:image/png;base64,{base64.b64encode(picture).decode()}" alt="Each image\'s posterior"></div>'
+    body = (
         f'<fieldset class="images"><legend>Image</legend>{"".join(choices)}</fieldset>'
         f'<fieldset class="toggles"><legend>Gaussians</legend>{"".join(toggles)}</fieldset>'
         f'<div aria-live="polite">{"".join(parts)}</div>'
         f"<p>Grey: the likeliest {masses} of the posterior. Each ellipse holds {ELLIPSE:.0%} of its Gaussian. "
-        f"Bars have one scale for all images.</p></div>"
+        f"Bars have one scale for all images.</p>"
     )
+    plain = "To choose among the images, run this cell or trust the notebook."
+    title = "Posteriors in the plane of two latents"
+    return framed(name, title, _rules(len(facts)), plain, picture, "Each image's posterior", body)
 
 
 def _shown(panel: Panel, facts: Facts) -> str:
@@ -110,55 +105,38 @@ def _table(facts: Facts, scale: float) -> str:
 
 def _thumbnail(image: np.ndarray) -> str:
     """The image as a small picture, decorative: its label stands beside it."""
-    found = io.BytesIO()
-    Image.fromarray(np.rint(255 * (1 - image)).astype(np.uint8)).save(found, "png", optimize=True)
-    data = base64.b64encode(found.getvalue()).decode()
     return (
         '<svg viewBox="0 0 40 40" width="36" height="36" aria-hidden="true"><image width="40" height="40" '
-        f'href="data:image/png;base64,{data}" style="image-rendering:pixelated"/></svg>'
+        f'href="{small(image)}" style="image-rendering:pixelated"/></svg>'
     )
 
 
-def _style(name: str, n: int) -> str:
-    """Every rule begins with the figure's own name: the page around it stays as it is, and cannot reach in."""
-    own = f"#{name}"
-    base = f"""
-{{background:#fff;color:{INK};padding:.75rem;border-radius:.5rem;font-size:.9rem;line-height:1.4;box-sizing:border-box}}
-.plain{{display:none}}
-fieldset{{border:0;margin:0 0 .5rem;padding:0;display:flex;flex-wrap:wrap;gap:.35rem;min-width:0}}
-legend{{font-size:1em;font-weight:600;padding:0;margin:0 0 .2rem;float:none;width:auto}}
-label{{cursor:pointer;margin:0;box-sizing:border-box}}
-.images label{{position:relative;border:2px solid #ccc;border-radius:.4rem;padding:.25rem;text-align:center}}
-.images input{{position:absolute;inset:0;opacity:0;margin:0;width:100%;height:100%;cursor:pointer}}
-.images span{{display:block;font-size:.8rem}}
-.images label:has(:checked){{border-color:{INK};background:#f0f0f0}}
-.images label:has(:focus-visible){{outline:3px solid {BLUE};outline-offset:2px}}
-.toggles{{gap:.2rem 1.2rem}}
-.toggles label{{display:flex;align-items:center;gap:.4rem;min-height:1.8rem}}
-.panel{{display:flex;flex-wrap:wrap;gap:.5rem 1.5rem;align-items:center}}
-.panel>svg{{flex:1 1 17rem;width:100%;max-width:26rem;min-width:0;height:auto}}
-.facts{{flex:1 1 15rem;min-width:0;max-width:26rem}}
-p{{margin:.5rem 0 0;color:{INK};font-size:.9rem}}
-table{{width:100%;border-collapse:collapse;margin:.4rem 0;font-size:.9rem;color:{INK};background:none}}
-tr{{background:none}}
-th,#{name} td{{border:0;padding:.2rem .6rem .2rem 0;text-align:left;white-space:nowrap;background:none;color:inherit}}
-th{{font-weight:400}}
-thead th{{border-bottom:1px solid #ccc;font-weight:600}}
-td{{font-variant-numeric:tabular-nums}}
-td+td{{width:99%;padding-right:0}}
-td div{{height:.7rem;background:currentColor}}
-text{{font-size:12px;fill:{INK};text-anchor:middle}}
-text.left{{text-anchor:end}}
-.marks path{{stroke:#e8e8e8}}
-.frame{{fill:none;stroke:{GREY}}}""".split("\n")[1:]
-    rules = [f"{own} {rule}" if i else f"{own}{rule}" for i, rule in enumerate(base)]
-    for role, color, dash in zip(ROLES, COLORS, DASHES, strict=True):
-        rules.append(
-            f"{own} path.{role}{{fill:none;stroke:{color};stroke-width:2.2;stroke-dasharray:{dash or 'none'}}}"
-        )
-        rules.append(f"{own} tr.{role} div{{background:{color}}}")
-        rules.append(f'{own}:has([value="{role}"]:not(:checked)) .panel path.{role}{{display:none}}')
+def _rules(n: int) -> list[str]:
+    rules = RULES + [
+        f"& path.{role}{{fill:none;stroke:{color};stroke-width:2.2;stroke-dasharray:{dash or 'none'}}}"
+        f"\n& tr.{role} div{{background:{color}}}"
+        f'\n&:has([value="{role}"]:not(:checked)) .panel path.{role}{{display:none}}'
+        for role, color, dash in zip(ROLES, COLORS, DASHES, strict=True)
+    ]
     hidden = "".join(
-        f'{own}:has([type=radio][value="{i}"]:checked) .panel:not([data-image="{i}"]){{display:none}}' for i in range(n)
+        f'&:has([type=radio][value="{i}"]:checked) .panel:not([data-image="{i}"]){{display:none}}' for i in range(n)
     )
-    return "\n".join([*rules, f"@media screen{{{hidden}}}", f"@media print{{{own} .panel{{break-inside:avoid}}}}"])
+    return [*rules, f"@media screen{{{hidden}}}", "@media print{& .panel{break-inside:avoid}}"]
+
+
+RULES = f"""
+& .images label{{position:relative;border:2px solid #ccc;border-radius:.4rem;padding:.25rem;text-align:center}}
+& .images input{{position:absolute;inset:0;opacity:0;margin:0;width:100%;height:100%;cursor:pointer}}
+& .images span{{display:block;font-size:.8rem}}
+& .images label:has(:checked){{border-color:{INK};background:#f0f0f0}}
+& .toggles{{gap:.2rem 1.2rem}}
+& .toggles label{{display:flex;align-items:center;gap:.4rem;min-height:1.8rem}}
+& .panel{{display:flex;flex-wrap:wrap;gap:.5rem 1.5rem;align-items:center}}
+& .panel>svg{{flex:1 1 17rem;width:100%;max-width:26rem;min-width:0;height:auto}}
+& .facts{{flex:1 1 15rem;min-width:0;max-width:26rem}}
+& th,& td{{border:0;padding:.2rem .6rem .2rem 0;text-align:left;white-space:nowrap;background:none;color:inherit}}
+& th{{font-weight:400}}
+& thead th{{border-bottom:1px solid #ccc;font-weight:600}}
+& td{{font-variant-numeric:tabular-nums}}
+& td+td{{width:99%;padding-right:0}}
+& td div{{height:.7rem;background:currentColor}}""".split("\n")[1:]

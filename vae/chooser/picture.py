@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
-from PIL import Image
 
-from vae.chooser.plane import COLORS, NAMES, SHADES, Facts, Panel, ticks
+from vae.chooser.plane import COLORS, NAMES, SHADES, Facts, Panel
+from vae.chooser.shell import reduced, ticks
 from vae.figures import STYLE
 
 
@@ -41,6 +41,4 @@ def png(panels: Sequence[Panel], facts: Sequence[Facts]) -> bytes:
         lines = grid.flat[0].get_lines()
         figure.legend(lines, NAMES, loc="outside lower center", ncols=3, fontsize=9)
         figure.savefig(drawn := io.BytesIO(), format="png", dpi=75)
-    found = io.BytesIO()
-    Image.open(drawn).convert("RGB").quantize(64).save(found, "png", optimize=True)
-    return found.getvalue()
+    return reduced(drawn)

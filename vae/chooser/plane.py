@@ -8,8 +8,8 @@ from typing import NamedTuple, cast
 
 import numpy as np
 from contourpy import FillType, contour_generator
-from matplotlib.ticker import MaxNLocator
 
+from vae.chooser.shell import number
 from vae.figures import BLUE, GREEN, RED
 
 MASSES = (0.99, 0.9, 0.5)  # of the posterior, in its regions of highest density
@@ -62,19 +62,6 @@ def panel(
     seen = np.concatenate([ring for rings in regions for ring in rings] + ellipses)
     low, high = seen.min(0), seen.max(0)
     return Panel(regions, ellipses, (low + high) / 2, 0.54 * float((high - low).max()), bool(edge >= levels[0]))
-
-
-def ticks(low: float, high: float) -> list[float]:
-    found = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
-    return [float(tick) for tick in found if low <= tick <= high]
-
-
-def tick(value: float) -> str:
-    return f"{value:g}".replace("-", "−")
-
-
-def number(value: float, places: int) -> str:
-    return f"{value:.{places}f}".replace("-", "−")
 
 
 def sentence(facts: Facts) -> str:

@@ -45,6 +45,17 @@ class Job:
     started: float  # the run, on the clock time.time()
     run: str  # the name of the call of `train` that all chunks belong to
 
+    @property
+    def lagging(self) -> frozenset[str]:
+        """The parameters that an aggressive schedule holds back."""
+        aggressive = self.schedule.aggressive
+        return frozenset(k for k in self.moving if aggressive is not None and not belongs(k, aggressive.part))
+
+
+def belongs(parameter: str, part: str) -> bool:
+    """Whether a parameter is that part of the model, or in it."""
+    return parameter == part or parameter.startswith(part + ".")
+
 
 class Outcome(NamedTuple):
     """A chunk trained: params {name: (E, ...)}, history (rows, E) at `steps`, frozen_at (E,), -1 for the healthy."""
@@ -104,7 +115,7 @@ class Run:
         place, schedule = self.job.device, self.job.schedule
         n = len(draws.rows)
         rates = torch.tensor(
-            [rates_at(t, schedule.rate_factor(t)) for t in range(self.at, self.at + n)],
+            [rates_at(t, schedule) for t in range(self.at, self.at + n)],
             dtype=self.dtype,
             pin_memory=place.type == "cuda",  # as the draws are
         )
@@ -124,7 +135,7 @@ class Run:
 
     def _backend(self, stretch: tuple[Tensor, Tensor, Tensor]) -> Stretch:
         job = self.job
-        step = step_of(job.ensemble.model, job.objective, job.rows.levels, self.dtype)
+        step = step_of(job.ensemble.model, job.objective, job.rows.levels, self.dtype, job.lagging)
         one = eager(step, self.state, self.given)
         if job.plan.compile:
             index, eps, rates = (tensor[0] for tensor in stretch)

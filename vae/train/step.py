@@ -9,7 +9,7 @@ of a call, and a warm start takes a second instead of five.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.func import functional_call, grad_and_value
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from vae.train.schedule import Schedule
 from vae.train.streams import Rows
 
 Objective = Callable[[Any, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
@@ -28,12 +29,15 @@ Stretch = Callable[[Tensor, Tensor, Tensor], None]  # several: each argument wit
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Kingma & Ba 2015, algorithm 1
 
 
-def step_of(model: nn.Module, objective: Objective, levels: int, dtype: torch.dtype) -> Callable[..., None]:
+def step_of(
+    model: nn.Module, objective: Objective, levels: int, dtype: torch.dtype, lagging: Collection[str] = ()
+) -> Callable[..., None]:
     """step(state, given, index, eps, rates): one step for all members, changing `state` in place.
 
     `state`: params, first and second moments {name: (E, ...)}, alive (E,), frozen_at (E,), total (E,), step ().
     `given`: fixed parameters, buffers, numbers {name: (E,)}, base_rate (E,), values (N, X), stream (E,). `index`
-    (streams, B), `eps` (streams, K, B, Z), `rates` (3,): the schedule's factor and the two bias corrections of Adam.
+    (streams, B), `eps` (streams, K, B, Z), `rates` (7,) as by `rates_at`, which says when the parameters
+    named in `lagging` move.
     """
 
     def loss(moving: Tree, fixed: Tree, buffers: Tree, x: Tensor, eps: Tensor, member: Tree) -> Tensor:
@@ -45,18 +49,26 @@ def step_of(model: nn.Module, objective: Objective, levels: int, dtype: torch.dt
         params, first, second = state["params"], state["first"], state["second"]
         x = Rows(given["values"], levels, dtype).at(index)
         stream = given["stream"]
-        gradient, value = gradients(params, given["fixed"], given["buffers"], x[stream], eps[stream], given["numbers"])
+        factor, progress, correction1, correction2, moves, late1, late2 = rates.unbind()
+        numbers = given["numbers"] | {"progress": progress.expand(stream.shape)}
+        gradient, value = gradients(params, given["fixed"], given["buffers"], x[stream], eps[stream], numbers)
         checksum = value
         for g in gradient.values():
             checksum = checksum + (g.sum(tuple(range(1, g.ndim))) if g.ndim > 1 else g)
         healthy = state["alive"] & checksum.isfinite()
         state["frozen_at"].copy_(torch.where(state["alive"] & ~healthy, state["step"], state["frozen_at"]))
         state["alive"].copy_(healthy)
-        factor, correction1, correction2 = rates.unbind()
-        rate = torch.where(healthy, given["base_rate"] * factor * correction1, 0.0)
+        base = given["base_rate"] * factor
+        rate = torch.where(healthy, base * correction1, 0.0)
+        late_rate = torch.where(healthy, base * late1 * moves, 0.0)
         for name, p in params.items():
             shape = (-1, *[1] * (p.ndim - 1))
             g = torch.where(healthy.view(shape), gradient[name], 0.0)
+            if name in lagging:  # moments, too, stand still where it does not move
+                first[name].lerp_(g, (1 - BETA1) * moves)
+                second[name].lerp_(g * g, (1 - BETA2) * moves)
+                p.sub_(late_rate.view(shape) * first[name] / ((second[name] * late2).sqrt() + EPSILON))
+                continue
             first[name].lerp_(g, 1 - BETA1)
             second[name].mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
             p.sub_(rate.view(shape) * first[name] / ((second[name] * correction2).sqrt() + EPSILON))
@@ -66,9 +78,22 @@ def step_of(model: nn.Module, objective: Objective, levels: int, dtype: torch.dt
     return step
 
 
-def rates_at(step: int, factor: float) -> tuple[float, float, float]:
-    """The third argument of a step, as numbers: the step counts from 0."""
-    return factor, 1 / (1 - BETA1 ** (step + 1)), 1 / (1 - BETA2 ** (step + 1))
+def rates_at(step: int, schedule: Schedule) -> tuple[float, ...]:
+    """The third argument of a step (from 0), as numbers: the schedule's factor, the part of all steps already taken,
+    Adam's two bias corrections; then, for the parameters that lag, whether they move (1 or 0) and their corrections.
+    """
+    late = max(1, schedule.rest_updates(step + 1))  # before the first, corrections of any value are for nothing
+    return (
+        schedule.rate_factor(step),
+        step / schedule.steps,
+        *_corrections(step + 1),
+        float(schedule.rest_moves(step)),
+        *_corrections(late),
+    )
+
+
+def _corrections(updates: int) -> tuple[float, float]:
+    return 1 / (1 - BETA1**updates), 1 / (1 - BETA2**updates)
 
 
 def eager(step: Callable[..., None], state: Tree, given: Tree) -> Step:

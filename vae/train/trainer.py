@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import time
 import uuid
@@ -25,8 +24,9 @@ from torch import Tensor
 from vae import checkpoint
 from vae.config import resolve_device
 from vae.ensemble import Ensemble
+from vae.train.checks import check
 from vae.train.plan import Execution, Plan, Work, plan
-from vae.train.run import Job, Outcome, trained
+from vae.train.run import Job, Outcome, belongs, trained
 from vae.train.schedule import Schedule
 from vae.train.step import Objective
 from vae.train.streams import Rows, rows_of, stream_keys
@@ -77,11 +77,12 @@ def train(
     """Maximises the mean over data of `objective(model, x, eps, member) -> (B,)` for every member at once, by Adam.
 
     `data` (N, X). A member's declaration needs a "seed": members with equal seeds see the same minibatches and the same
-    noise `eps` (K, B, Z) (common random numbers), drawn on the CPU. `member` holds its other numbers as 0-dim tensors.
-    Losses are summed over members, which therefore never influence each other. `frozen` names parts that keep their
-    parameters ("decoder"); `subsets` gives each member the rows (n,) that it trains on. A member whose objective or
-    gradient is not finite is frozen as it was; the others finish, then DivergedError is raised unless
-    `allow_divergence`.
+    noise `eps` (K, B, Z) (common random numbers), drawn on the CPU. `member` holds its numbers as 0-dim tensors, and as
+    "progress" the part of the steps already taken, so that `annealing(member["progress"], member["cycles"],
+    member["rise"])` gives each member a schedule of its own. Losses are summed over members, which therefore never
+    influence each other. `frozen` names parts that keep their parameters ("decoder"); `subsets` gives each member the
+    rows (n,) that it trains on. A member whose objective or gradient is not finite is frozen as it was; the others
+    finish, then DivergedError is raised unless `allow_divergence`.
 
     `execution` says how it is done, by default as is fastest (see `Execution`); it changes results by rounding only
     (float64: 1e-10). The choice is logged and returned. `progress(step, steps)` counts the steps of all chunks of
@@ -90,8 +91,8 @@ def train(
     """
     place = resolve_device(device)
     execution = execution or Execution()
-    _check(ensemble, data, schedule, frozen, subsets)
-    moving = tuple(k for k in ensemble.params if not any(k == part or k.startswith(part + ".") for part in frozen))
+    check(ensemble, data, schedule, frozen, subsets)
+    moving = tuple(k for k in ensemble.params if not any(belongs(k, part) for part in frozen))
     first = next(iter(ensemble.params.values()))
     home, ensemble = ensemble, ensemble.to("cpu")
     with torch.no_grad():
@@ -300,48 +301,3 @@ def _code(code: CodeType) -> str:
         for c in code.co_consts  # a set has another order in every process
     ]
     return _hash((code.co_code, code.co_names, constants))
-
-
-def _check(
-    ensemble: Ensemble,
-    data: Tensor,
-    schedule: Schedule,
-    frozen: Sequence[str],
-    subsets: Sequence[Tensor] | None,
-) -> None:
-    if data.ndim != 2 or not data.isfinite().all():
-        raise ValueError(
-            f"data must be a finite (N, X) tensor, got shape {tuple(data.shape)}; remove NaN and infinity first"
-        )
-    likelihood = getattr(ensemble.model, "likelihood", None)
-    if likelihood is not None:
-        likelihood.check(data)
-    names = set(ensemble.params)
-    for part in frozen:
-        if not any(name == part or name.startswith(part + ".") for name in names):
-            raise ValueError(f"frozen must name parts of the model, got {part!r}; it has {sorted(names)}")
-    if subsets is not None and len(subsets) != len(ensemble):
-        raise ValueError(
-            f"subsets must have one entry per member, got {len(subsets)} for {len(ensemble)}; add the missing"
-        )
-    for rows in subsets or ():
-        whole = rows.ndim == 1 and rows.dtype == torch.int64 and len(rows) > 0
-        if not whole or rows.min() < 0 or rows.max() >= len(data):
-            raise ValueError(
-                f"subsets must hold row numbers (n,) from 0 to {len(data) - 1} as int64, got shape "
-                f"{tuple(rows.shape)}, {rows.dtype}; use torch.arange or a mask's nonzero()[:, 0]"
-            )
-    fewest = len(data) if subsets is None else min(map(len, subsets))
-    if fewest < schedule.batch_size:
-        raise ValueError(
-            f"batch_size must lie between 1 and the {fewest} training rows, got {schedule.batch_size}; lower it"
-        )
-    for member in ensemble.members:
-        if "seed" not in member:
-            raise ValueError(f"members need a seed, got {dict(member)}; add 'seed': 0")
-        beta = member.get("beta", 1.0)
-        if not (math.isfinite(beta) and beta >= 0):
-            raise ValueError(f"beta must be finite and not negative, got {beta}; pass 0 or more")
-        rate = member.get("learning_rate", 1.0)
-        if not (math.isfinite(rate) and rate > 0):
-            raise ValueError(f"learning_rate must be positive and finite, got {rate}; try 1e-3")

@@ -1,0 +1,36 @@
+"""HTML as the tests read it."""
+
+from html.parser import HTMLParser
+
+VOID = {"input", "img", "image", "path", "rect", "circle", "br"}
+
+
+class Tags(HTMLParser):
+    """Refuses tags that do not nest, and keeps what it saw."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.seen, self.text = [], [], []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        names = [name for name, _ in attributes]
+        assert len(names) == len(set(names)), f"{tag} has an attribute twice"
+        self.seen.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+
+    def all(self, tag, **wanted):
+        return [a for t, a in self.seen if t == tag and all(a.get(k) == v for k, v in wanted.items())]
