@@ -197,6 +197,21 @@ COUNTERFEITS = {
     "trained-curve-is-above-the-sources": lambda t: replaced(t, -1.0, quantity="excess", part="banana"),
     "full-covariance-narrows-the-excess": lambda t: replaced(t, 0.5, quantity="excess", part="banana"),
     "eight-points-cost-more": lambda t: replaced(t, 0.01, quantity="excess", part="circle", encoder="any network"),
+    "sweep-traces-the-envelope": lambda t: replaced(
+        replaced(t, lambda rows: 0.001 * rows["se"], quantity="F above the longer run"),
+        lambda rows: rows["value"] + 9 * (rows["beta"] == 1),
+        part="sweep",
+        how="sweep",
+        quantity="F",
+    ),
+    "smooth-curve-is-converged": lambda t: replaced(t, 0.5, quantity="F above the longer run"),
+    "secants-are-twice-beta-variance": lambda t: replaced(t, lambda rows: 3 * rows["value"], quantity="secant"),
+    "more-beta-more-distortion": lambda t: replaced(
+        t, lambda rows: 1 / rows["beta"] + rows["seed"] / 1e3, part="sweep", how="sweep", quantity="distortion"
+    ),
+    "training-rate-exceeds-ln-n": lambda t: replaced(t, 1.0, how="information", quantity="rate"),
+    "one-network-for-all-betas": lambda t: replaced(t, 0.5, quantity="F above the dedicated model"),
+    "warm-sweep-forgets-its-path": lambda t: replaced(t, 0.5, quantity="F going down minus F going up"),
 }
 
 
