@@ -37,6 +37,7 @@ class Bar(NamedTuple):
 
 
 BARS = (
+    Bar("digits", 36, "1 thread", "slices", 3.5),
     Bar("digits", 36, "2 threads", "dataloader", 5),
     Bar("digits", 36, "2 threads", "slices", 5),
     Bar("digits", 36, "2 processes", "slices", 2.5),

@@ -133,7 +133,10 @@ def circumstances(speed: Speed) -> Iterator[str]:
             )
             ceilings = figures.select(table, quantity="ceiling").groupby("layout", sort=False)["value"].max()
             reached = ", ".join(f"{value:.0f} ({layout})" for layout, value in ceilings.items())
+            held = figures.select(table, quantity="memory", contender="ours", layout="1 thread")
+            memory = ", ".join(f"{mb:.0f} ({m:g})" for m, mb in zip(held["members"], held["value"], strict=True))
             rows += [
+                ["Memory of this trainer, MB (models)", memory],
                 ["Matmul ceiling, GFLOP/s", reached],
                 ["Compiling", f"{cold:.1f} s with an empty cache, {warm:.1f} s with a full one"],
             ]
