@@ -163,7 +163,7 @@ def test_the_page_on_speed_says_which_bars_are_met(speed):
     assert "JAX jit(vmap), scan, over ours" in text
     assert "1.40 ± 0.00" in text
     assert text.count("✓ met") == 4
-    assert text.count("not measured yet") == 11
+    assert text.count("not measured yet") == 12
     assert text.count("**not met**") == 1
     assert "posteriors on digits, 100 images, 1 thread" in text
 
