@@ -212,6 +212,24 @@ COUNTERFEITS = {
     "training-rate-exceeds-ln-n": lambda t: replaced(t, 1.0, how="information", quantity="rate"),
     "one-network-for-all-betas": lambda t: replaced(t, 0.5, quantity="F above the dedicated model"),
     "warm-sweep-forgets-its-path": lambda t: replaced(t, 0.5, quantity="F going down minus F going up"),
+    "small-mean-kl-can-be-pruned": lambda t: replaced(
+        t, -9.0, quantity="change of the ELBO", rule="mean KL", stage="pruned"
+    ),
+    "aggregated-kl-is-conservative": lambda t: replaced(
+        t, -9.0, quantity="change of the ELBO", rule="aggregated KL", stage="pruned"
+    ),
+    "wide-then-pruned-is-as-good": lambda t: replaced(t, 9.0, quantity="above the pruned wide model"),
+    "inactive-units-can-be-pruned": lambda t: replaced(t, -9.0, quantity="above the control", rule="variance of means"),
+    "excess-latents-prune-themselves": lambda t: replaced(
+        t, lambda rows: rows["size"] / 2 + rows["seed"] / 9, quantity="used"
+    ),
+    "lower-threshold-does-not-help": lambda t: replaced(
+        t, 0.0, quantity="above the control", rule="aggregated KL, lower threshold"
+    ),
+    "pruning-adds-nothing-to-training": lambda t: replaced(t, 9.0, quantity="above the control", rule="mean KL"),
+    "price-of-a-latent": lambda t: replaced(
+        t, lambda rows: 9 * rows["value"], quantity="cost of removal", split="test"
+    ),
 }
 
 
