@@ -62,8 +62,8 @@ def pruned(ensemble: Ensemble, keep: Tensor, *, allow_empty: bool = False) -> En
     What to keep: latents of a `rate_per_dim` above some nats. Not of an `aggregate_kl` above some: near 0 for every
     latent whose aggregated posterior matches the prior, it says nothing of use.
 
-    A member left no latent is a model of p(x) that is the decoder's at z = 0, and stays so: training moves its biases
-    alone. Pass `allow_empty` if that is what you measure.
+    A member that is left no latent is the decoder at z = 0, whatever x, and stays so: its encoder has no gradient. Pass
+    `allow_empty` if that is what you measure.
 
     ValueError: `keep` is not boolean or of another shape, or leaves a member no latent without `allow_empty`; when
     used, posteriors are not diagonal.
