@@ -218,7 +218,8 @@ COUNTERFEITS = {
     "aggregated-kl-is-conservative": lambda t: replaced(
         t, -9.0, quantity="change of the ELBO", rule="aggregated KL", stage="pruned"
     ),
-    "wide-then-pruned-is-as-good": lambda t: replaced(t, 9.0, quantity="above the pruned wide model"),
+    "wide-then-pruned-is-as-good": lambda t: replaced(t, 9.0, quantity="above the pruned wide model", split="test"),
+    "wide-contains-the-small": lambda t: replaced(t, 9.0, quantity="above the pruned wide model", split="train"),
     "inactive-units-can-be-pruned": lambda t: replaced(t, -9.0, quantity="above the control", rule="variance of means"),
     "excess-latents-prune-themselves": lambda t: replaced(
         t, lambda rows: rows["size"] / 2 + rows["seed"] / 9, quantity="used"
