@@ -212,6 +212,18 @@ COUNTERFEITS = {
     "training-rate-exceeds-ln-n": lambda t: replaced(t, 1.0, how="information", quantity="rate"),
     "one-network-for-all-betas": lambda t: replaced(t, 0.5, quantity="F above the dedicated model"),
     "warm-sweep-forgets-its-path": lambda t: replaced(t, 0.5, quantity="F going down minus F going up"),
+    "information-fades-in-a-limit": lambda t: replaced(t, 0.0, quantity="I(x;z)", decoder="fixed"),
+    "large-beta-or-noise-collapses": lambda t: replaced(t, 0.5, quantity="KL", part="threshold"),
+    "collapsed-decoder-is-the-mean": lambda t: replaced(t, 0.1, quantity="variance of decoded images"),
+    "collapse-at-the-variance": lambda t: replaced(
+        t, lambda rows: rows["value"] + 1e-5, quantity="I(x;z)", decoder="trained"
+    ),
+    "latents-counted-beforehand": lambda t: replaced(t, lambda rows: rows["value"] + 0.02, quantity="KL of a latent"),
+    "collapse-threshold-from-data": lambda t: replaced(
+        t, lambda rows: 5 * (rows["ratio"] < 0.7), quantity="KL", part="threshold"
+    ),
+    "losses-decide-collapse": lambda t: replaced(t, 0.5, quantity="KL", likelihood="bernoulli"),
+    "short-training-looks-collapsed": lambda t: replaced(t, 0.5, quantity="KL", likelihood="bernoulli"),
 }
 
 
