@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from vae.models import (
     VAE,
     BernoulliLikelihood,
+    DiagonalGaussianLikelihood,
     GaussianLikelihood,
     LinearEncoder,
     MLPEncoder,
@@ -80,6 +81,19 @@ def test_construction_repeats_and_leaves_the_global_stream_alone():
 def test_learned_variance_is_a_parameter_and_fixed_one_is_not():
     assert "likelihood.log_variance" in dict(linear_vae_model(X, Z, 0.1, stream(), learned=True).named_parameters())
     assert "likelihood.log_variance" in dict(linear_vae_model(X, Z, 0.1, stream()).named_buffers())
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: GaussianLikelihood(1.0, learned=True), lambda: DiagonalGaussianLikelihood(X)]
+)
+def test_a_free_variance_has_neither_floor_nor_ceiling(build, normal):
+    likelihood, x = build().double(), normal(3, X)
+    for log_variance in (-80.0, 80.0):
+        torch.nn.init.constant_(likelihood.log_variance, log_variance)
+        got = likelihood.log_prob(x, x[None])  # no error at all
+        assert_close(got, torch.full_like(got, -X / 2 * (log_variance + math.log(2 * math.pi))))
+        (slope,) = torch.autograd.grad(got.mean(), likelihood.log_variance)
+        assert float(slope.sum()) == pytest.approx(-X / 2)
 
 
 @pytest.mark.parametrize(
