@@ -224,6 +224,15 @@ COUNTERFEITS = {
     ),
     "losses-decide-collapse": lambda t: replaced(t, 0.5, quantity="KL", likelihood="bernoulli"),
     "short-training-looks-collapsed": lambda t: replaced(t, 0.5, quantity="KL", likelihood="bernoulli"),
+    "free-variance-is-ill-posed": lambda t: replaced(t, 0.0, quantity="gain in -ln sigma", part="sources"),
+    "dirac-limit-has-no-density": lambda t: replaced(t, lambda rows: rows["steps"], quantity="ELBO, moved"),
+    "divergence-slope": lambda t: replaced(t, 10.0, quantity="slope of beta-ELBO", part="sources"),
+    "large-beta-bounds-it": lambda t: replaced(t, 0.5, quantity="gain in -ln sigma", part="sources"),
+    "learned-variance-is-the-noise": lambda t: replaced(t, lambda rows: 1.2 * rows["value"], quantity="sigma^2"),
+    "beta-biases-the-variance": lambda t: replaced(t, 0.01, quantity="sigma^2", data="curved, noisy"),
+    "few-points-diverge": lambda t: replaced(t, -10.0, quantity="ELBO", data="few points"),
+    "noise-free-keeps-r-latents": lambda t: replaced(t, 4.0, quantity="directions generated"),
+    "dequantising-cures-integers": lambda t: replaced(t, 0.5, quantity="gain in -ln sigma", part="pixels"),
 }
 
 
