@@ -1,5 +1,6 @@
 """HTML as the tests read it."""
 
+import re
 from html.parser import HTMLParser
 
 VOID = {"input", "img", "image", "path", "rect", "circle", "br"}
@@ -34,3 +35,13 @@ class Tags(HTMLParser):
 
     def all(self, tag, **wanted):
         return [a for t, a in self.seen if t == tag and all(a.get(k) == v for k, v in wanted.items())]
+
+
+def leave_each_other_alone(one, other):
+    """Asserts that two figures' pages have names of their own, and styles that reach nothing else."""
+    names = [Tags(page).all("div", role="figure")[0]["id"] for page in (one, other)]
+    assert names[0] != names[1]
+    for page, name in zip((one, other), names, strict=True):
+        style = page.partition("<style>")[2].partition("</style>")[0]
+        for selector in re.findall(r"([^{}]+)\{", style):
+            assert all(part.strip().startswith((f"#{name}", "@media")) for part in selector.split(","))

@@ -7,7 +7,7 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 from PIL import Image
-from tags import Tags
+from tags import Tags, leave_each_other_alone
 
 from vae.chooser import Frame, water_levels
 from vae.chooser.water.page import BARS, INNER, LEFT, PLANE, SPECTRUM, TOP
@@ -164,12 +164,7 @@ def test_images_are_those_of_the_frames():
 
 def test_two_figures_on_a_page_leave_each_other_alone():
     one, other = (water_levels(**case(n)).html for n in (5, 4))
-    names = [Tags(page).all("div", role="figure")[0]["id"] for page in (one, other)]
-    assert names[0] != names[1]
-    for page, name in zip((one, other), names, strict=True):
-        style = page.partition("<style>")[2].partition("</style>")[0]
-        for selector in re.findall(r"([^{}]+)\{", style):
-            assert all(part.strip().startswith((f"#{name}", "@media")) for part in selector.split(","))
+    leave_each_other_alone(one, other)
     assert water_levels(**case()).html == one
 
 

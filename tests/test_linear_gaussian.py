@@ -319,3 +319,19 @@ def test_a_grid_that_straddles_the_threshold_is_not():
     for bad in ([], [1.0, math.nan]):
         with pytest.raises(ValueError, match="beta must hold finite numbers"):
             lg.warn_unless_straddled("beta", bad, 4.25)
+
+
+def test_principal_axes_are_those_of_the_covariance(normal):
+    x = normal(29, 5) @ normal(5, 5) + 3
+    found = lg.principal_axes(x)
+    rebuilt = found.axes @ found.eigenvalues.diag() @ found.axes.mT
+    torch.testing.assert_close(rebuilt, torch.cov(x.mT, correction=0))
+    assert (found.eigenvalues.diff() <= 0).all()
+    torch.testing.assert_close(found.mean, x.mean(0))
+    torch.testing.assert_close(float(found.eigenvalues[0]), lg.collapse_threshold(x, "gaussian"))
+    assert (lg.principal_axes(x[:3]).eigenvalues >= 0).all()  # two directions vary
+
+
+def test_principal_axes_refuse_what_is_no_data():
+    with pytest.raises(ValueError, match="finite"):
+        lg.principal_axes(torch.zeros(3))

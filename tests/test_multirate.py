@@ -13,10 +13,6 @@ from vae.train import Schedule, train
 X, Z, HIDDEN = 7, 2, [5]
 
 
-def normal(*shape):
-    return torch.randn(shape, generator=generator(1, "test"), dtype=torch.float64)
-
-
 def build(member):
     return MultiRateVAE(X, HIDDEN, Z, GaussianLikelihood(0.1), generator(member["seed"], "init"))
 
@@ -28,7 +24,7 @@ def objective(model, x, eps, member):
 
 
 @pytest.mark.parametrize("gate", ["encoder", "decoder"])
-def test_a_gate_is_the_formula(gate):
+def test_a_gate_is_the_formula(normal, gate):
     net = GatedMLP([X, 5, 3], generator(0, "init"), gate).double()
     x, log_beta = normal(11, X), torch.linspace(-2, 3, 11, dtype=torch.float64)[:, None]
     u = log_beta * net.slope[0] + net.offset[0]
@@ -37,7 +33,7 @@ def test_a_gate_is_the_formula(gate):
     torch.testing.assert_close(net(x, log_beta), expected, atol=5e-3, rtol=0)  # 1e-6 under the root
 
 
-def test_rows_of_other_betas_are_as_models_of_one_beta():
+def test_rows_of_other_betas_are_as_models_of_one_beta(normal):
     model = build({"seed": 0}).double()
     x, z = normal(5, X), normal(3, 5, Z)
     log_beta = torch.linspace(-1, 2, 5, dtype=torch.float64)[:, None]
@@ -49,7 +45,7 @@ def test_rows_of_other_betas_are_as_models_of_one_beta():
     torch.testing.assert_close(model.encode(x).log_var, model.at(torch.zeros(5, 1).double()).encode(x).log_var)
 
 
-def test_gradients_are_finite_where_a_gate_is_closed():
+def test_gradients_are_finite_where_a_gate_is_closed(normal):
     net = GatedMLP([X, 5, 3], generator(0, "init"), "decoder")
     net.offset[0].data[:2] = torch.tensor([0.0, 4.0])
     net.slope[0].data[:2] = 0.0

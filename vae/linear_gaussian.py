@@ -218,6 +218,34 @@ def scalar_channel(a: float, data_variance: float, beta: float, noise_variance: 
     return ScalarChannel(k, s2, information, rate, distortion)
 
 
+class PrincipalAxes(NamedTuple):
+    """Of data (N, X), float64: `eigenvalues` (X,) of the 1/N covariance, descending; `axes` (X, X), one in each column;
+    `mean` (X,).
+    """
+
+    eigenvalues: Tensor
+    axes: Tensor
+    mean: Tensor
+
+
+def principal_axes(x: Tensor) -> PrincipalAxes:
+    """What a linear model sees of data x (N, X): mean and spectrum. Eigenvalues below zero by rounding are zero.
+
+    ValueError: x is not a finite (N, X).
+    """
+    mean, covariance = _moments(x)
+    values, axes = torch.linalg.eigh(covariance)
+    return PrincipalAxes(values.flip(0).clamp(min=0), axes.flip(1), mean)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    if x.ndim != 2 or not x.isfinite().all():
+        raise ValueError(f"x must be a finite (N, X) tensor, got shape {tuple(x.shape)}; remove NaN and infinity")
+    x = x.detach().to(torch.float64)
+    mean = x.mean(0)
+    return mean, (x - mean).mT @ (x - mean) / x.shape[0]
+
+
 def collapse_threshold(x: Tensor, likelihood: str) -> float:
     """Where ignoring z becomes a stable optimum of any VAE with a smooth decoder and a free output bias.
 
@@ -225,11 +253,7 @@ def collapse_threshold(x: Tensor, likelihood: str) -> float:
     "bernoulli": the critical beta, the largest eigenvalue of V^-1/2 Cov V^-1/2 with V = mean (1 - mean) (for binary
     data the correlation matrix); pixels that are 0 everywhere or 1 everywhere carry nothing and are dropped.
     """
-    if x.ndim != 2 or not x.isfinite().all():
-        raise ValueError(f"x must be a finite (N, X) tensor, got shape {tuple(x.shape)}; remove NaN and infinity")
-    x = x.detach().to(torch.float64)
-    mean = x.mean(0)
-    covariance = (x - mean).mT @ (x - mean) / x.shape[0]
+    mean, covariance = _moments(x)
     if likelihood == "gaussian":
         return float(torch.linalg.eigvalsh(covariance)[-1])
     if likelihood != "bernoulli":
