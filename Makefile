@@ -46,7 +46,8 @@ book: .venv/installed
 # The cheapest failures come first. The checks of the built book look at the quick one.
 test: .venv/installed
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --ignore=tests/test_book.py
-	OMP_NUM_THREADS=$(THREADS) VAE_RECORDS=compute $(BIN)/python -m pytest --nbval --nbval-current-env notebooks
+	OMP_NUM_THREADS=$(THREADS) VAE_RECORDS=compute $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	  --nbval --nbval-current-env notebooks
 	$(BIN)/python book/build.py --jobs $(JOBS)
 	$(BIN)/python -m pytest tests/test_book.py
 

@@ -205,6 +205,18 @@ def test_fresh_out_and_device_are_passed_on(root, pretended, monkeypatch):
     assert pretended == {"parameters": {"device": "cuda"}, "out": Path("there"), "records": "compute"}
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"), [("VAE_RECORDS", "fresh"), ("VAE_COMPILE", "yes"), ("VAE_WORKERS", "0"), ("VAE_CHUNK", "-1")]
+)
+def test_an_odd_variable_is_refused_before_anything_starts(root, pretended, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    outcome = call("run", "toy")
+    assert outcome.exit_code == 2
+    assert variable in outcome.stderr
+    assert repr(value) in outcome.stderr
+    assert not pretended
+
+
 def test_a_long_cell_gives_signs_of_life_and_the_time_left(root, pretended, monkeypatch):
     monkeypatch.setattr(vae.cli, "HEARTBEAT", 0.05)
     lines = call("run", "toy").stdout.splitlines()

@@ -10,7 +10,17 @@ import vae
 
 ROOT = Path(vae.__file__).parent
 FLOORS = {
-    0: {"gaussian", "linear_gaussian", "factor_analysis", "shannon", "lbfgs", "noise", "config", "checkpoint"},
+    0: {
+        "gaussian",
+        "linear_gaussian",
+        "factor_analysis",
+        "shannon",
+        "lbfgs",
+        "noise",
+        "config",
+        "environment",
+        "checkpoint",
+    },
     1: {"data", "scores", "models", "decoders", "multirate"},
     2: {"objectives", "ensemble", "log_joint", "pruning"},
     3: {"train", "local", "annealing", "evidence", "fixed_decoder"},

@@ -197,6 +197,26 @@ def test_learned_noise_variance_on_known_cases():
     assert lg.learned_noise_variance(torch.tensor([2.0, 1.0, 0.0, 0.0], dtype=torch.float64), 3.0, 2) > 0
 
 
+@pytest.mark.parametrize(("beta", "used"), [(0.5, 5), (0.9, 5), (1.0, 3), (1.5, 3), (2.2, 3)])
+def test_a_noisy_surfaces_variance_is_the_noises_at_beta_one_only(beta, used):
+    dim, z_dim, noise = 7, 5, 0.01  # below beta = 1 the two superfluous latents encode noise
+    spectrum = noise + torch.tensor([11.0, 5.0, 2.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    best = lg.learned_noise_variance(spectrum, beta, z_dim)
+    assert best == pytest.approx(noise * (dim - used) / (dim - beta * used), rel=1e-12)
+    assert beta == 1 or lg.linear_vae(spectrum, beta, best, z_dim).active == used
+    for change in (1.001, 0.999):
+        other = lg.linear_vae(spectrum, beta, best * change, z_dim).objective
+        assert other < lg.linear_vae(spectrum, beta, best, z_dim).objective
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0, 4.0])
+def test_noise_free_data_pay_the_dimensions_less_the_price_per_unit_of_precision(beta):
+    spectrum = torch.tensor([4.0, 2.0, 1.0, *[0.0] * 7], dtype=torch.float64)
+    at = [lg.linear_vae(spectrum, beta, math.exp(-2 * minus_log), 5) for minus_log in (6.0, 7.0)]
+    assert at[1].objective - at[0].objective == pytest.approx(10 - 3 * beta, abs=1e-9)
+    assert at[1].rate - at[0].rate == pytest.approx(3, abs=1e-9)
+
+
 def test_an_eigensolvers_rounding_counts_as_zero(normal):
     x = normal(200, 2) @ normal(2, 6)
     eigenvalues = torch.linalg.eigvalsh(x.mT @ x / 200)  # four of them are zero up to rounding, of either sign

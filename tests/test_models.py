@@ -10,6 +10,7 @@ from vae.models import (
     VAE,
     BernoulliLikelihood,
     CommittedEncoder,
+    DiagonalGaussianLikelihood,
     GaussianLikelihood,
     LinearEncoder,
     MLPEncoder,
@@ -123,6 +124,19 @@ def test_a_rate_is_committed_by_diagonal_posteriors(normal):
     encoder = CommittedEncoder(MLPEncoder(X, [], Z, stream(), "full"), 0.1).double()
     with pytest.raises(ValueError, match="encoder must give a DiagonalGaussian, got FullGaussian"):
         encoder(normal(B, X))
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: GaussianLikelihood(1.0, learned=True), lambda: DiagonalGaussianLikelihood(X)]
+)
+def test_a_free_variance_has_neither_floor_nor_ceiling(build, normal):
+    likelihood, x = build().double(), normal(3, X)
+    for log_variance in (-80.0, 80.0):
+        torch.nn.init.constant_(likelihood.log_variance, log_variance)
+        got = likelihood.log_prob(x, x[None])  # no error at all
+        assert_close(got, torch.full_like(got, -X / 2 * (log_variance + math.log(2 * math.pi))))
+        (slope,) = torch.autograd.grad(got.mean(), likelihood.log_variance)
+        assert float(slope.sum()) == pytest.approx(-X / 2)
 
 
 @pytest.mark.parametrize(

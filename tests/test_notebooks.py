@@ -212,6 +212,42 @@ COUNTERFEITS = {
     "training-rate-exceeds-ln-n": lambda t: replaced(t, 1.0, how="information", quantity="rate"),
     "one-network-for-all-betas": lambda t: replaced(t, 0.5, quantity="F above the dedicated model"),
     "warm-sweep-forgets-its-path": lambda t: replaced(t, 0.5, quantity="F going down minus F going up"),
+    "information-fades-in-a-limit": lambda t: replaced(t, 0.0, quantity="I(x;z)", decoder="fixed"),
+    "large-beta-or-noise-collapses": lambda t: replaced(t, 0.5, quantity="KL", part="threshold"),
+    "collapsed-decoder-is-the-mean": lambda t: replaced(t, 0.1, quantity="variance of decoded images"),
+    "collapse-at-the-variance": lambda t: replaced(
+        t, lambda rows: rows["value"] + 1e-5, quantity="I(x;z)", decoder="trained"
+    ),
+    "latents-counted-beforehand": lambda t: replaced(t, lambda rows: rows["value"] + 0.02, quantity="KL of a latent"),
+    "collapse-threshold-from-data": lambda t: replaced(
+        t, lambda rows: 5 * (rows["ratio"] < 0.7), quantity="KL", part="threshold"
+    ),
+    "losses-decide-collapse": lambda t: replaced(t, 0.5, quantity="KL", likelihood="bernoulli"),
+    "short-training-looks-collapsed": lambda t: replaced(t, 0.5, quantity="KL", likelihood="bernoulli"),
+    "free-variance-is-ill-posed": lambda t: replaced(t, 0.0, quantity="gain in -ln sigma", part="sources"),
+    "dirac-limit-has-no-density": lambda t: replaced(t, lambda rows: rows["steps"], quantity="ELBO, moved"),
+    "divergence-slope": lambda t: replaced(t, 10.0, quantity="slope of beta-ELBO", part="sources"),
+    "large-beta-bounds-it": lambda t: replaced(t, 0.5, quantity="gain in -ln sigma", part="sources"),
+    "learned-variance-is-the-noise": lambda t: replaced(t, lambda rows: 1.2 * rows["value"], quantity="sigma^2"),
+    "beta-biases-the-variance": lambda t: replaced(t, 0.01, quantity="sigma^2", data="curved, noisy"),
+    "few-points-diverge": lambda t: replaced(t, -10.0, quantity="ELBO", data="few points"),
+    "noise-free-keeps-r-latents": lambda t: replaced(t, 4.0, quantity="directions generated"),
+    "dequantising-cures-integers": lambda t: replaced(t, 0.5, quantity="gain in -ln sigma", part="pixels"),
+    "small-mean-kl-can-be-pruned": lambda t: replaced(
+        t, -9.0, quantity="change of the ELBO", rule="mean KL", stage="pruned"
+    ),
+    "aggregated-kl-is-conservative": lambda t: replaced(
+        t, -9.0, quantity="change of the ELBO", rule="aggregated KL", stage="pruned"
+    ),
+    "wide-then-pruned-is-as-good": lambda t: replaced(t, 9.0, quantity="above the pruned wide model", split="test"),
+    "wide-contains-the-small": lambda t: replaced(t, 9.0, quantity="above the pruned wide model", split="train"),
+    "inactive-units-can-be-pruned": lambda t: replaced(t, -9.0, quantity="above the control", rule="variance of means"),
+    "excess-latents-prune-themselves": lambda t: replaced(t, lambda rows: 0.9 * rows["size"], quantity="used"),
+    "lower-threshold-does-not-help": lambda t: replaced(
+        t, 0.0, quantity="above the control", rule="aggregated KL, lower threshold"
+    ),
+    "pruning-adds-nothing-to-training": lambda t: replaced(t, 9.0, quantity="above the control", rule="mean KL"),
+    "price-of-a-latent": lambda t: replaced(t, lambda rows: 99 * rows["value"], quantity="cost of removal"),
     "warm-up-mitigates-collapse": lambda t: replaced(
         t, lambda rows: rows["seed"] / 1e4, part="conditions", quantity="I(X;Z)"
     ),

@@ -115,6 +115,27 @@ def test_a_pruned_ensemble_trains_on_and_what_was_pruned_stays_out(ensemble, dat
     assert again.map(score, data[:B], normal(K, B, Z)).log_w.shape == (2, K, B)
 
 
+def test_a_model_without_latents_is_measured_if_asked_for_and_stays_without(ensemble, data, normal):
+    def objective(model, x, eps, member):
+        return elbo(score(model, x, eps))
+
+    keep = KEEP & torch.tensor([[True], [False]])
+    small = pruned(ensemble, keep, allow_empty=True)
+    x, eps = data[:B], normal(K, B, Z)
+    t = small.map(score, x, eps)
+    assert (t.kl[0] > 0).all()
+    assert (t.kl[1] == 0).all()
+    alone = ensemble.member(1).log_lik(x, torch.zeros_like(eps))
+    assert_close(t.log_px_z[1], alone, rtol=1e-12, atol=1e-12)
+    schedule = Schedule(steps=7, batch_size=11, learning_rate=1e-2)
+    execution = Execution(compile=False, workers=1)
+    tuned = train(small, objective, data, schedule, execution=execution).ensemble
+    moved = {name for name, p in tuned.params.items() if not torch.equal(p[1], small.params[name][1])}
+    assert moved
+    assert all(name.startswith("model.decoder") for name in moved)  # the encoder has no gradient
+    assert (tuned.map(score, x, eps).kl[1] == 0).all()
+
+
 def test_a_pruned_model_is_generative_if_it_was(data, normal):
     for decoder, is_generative in (
         (lambda g: MADE(Z, X, [13], g), True),

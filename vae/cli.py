@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args
 import typer
 import yaml
 
+from vae import environment
 from vae.claims import Claim, Source, Verdict, ledger, measured, verdicts, verdicts_in
 from vae.config import Config, DeviceName, nearest
 from vae.experiment import Experiment, RunError, Step, Stopped, experiments, find, profile_parameters, run
@@ -80,6 +81,7 @@ def run_(
         given = dict(map(_assignment, parameter or ())) | _device(experiment, device)
         if fresh:
             os.environ["VAE_RECORDS"] = "compute"
+        environment.check()
         expect = None if given.keys() - {"device"} else experiment.expect.get(profile)
         with _progress(name, expect.seconds if expect else None) as report:
             folder = run(experiment, profile_parameters(profile, name) | given, out, report=report)

@@ -54,7 +54,7 @@ class Pruned(nn.Module):
         return f(self, *args)
 
 
-def pruned(ensemble: Ensemble, keep: Tensor) -> Ensemble:
+def pruned(ensemble: Ensemble, keep: Tensor, *, allow_empty: bool = False) -> Ensemble:
     """The ensemble with, of member e, the latents where `keep` (E, Z) is True, or the same (Z,) for all; the given one
     is left as it is. Parameters get the prefix "model.". They may be trained on, and what was pruned stays out; the
     control to that is the ensemble itself, trained on equally.
@@ -62,8 +62,11 @@ def pruned(ensemble: Ensemble, keep: Tensor) -> Ensemble:
     What to keep: latents of a `rate_per_dim` above some nats. Not of an `aggregate_kl` above some: near 0 for every
     latent whose aggregated posterior matches the prior, it says nothing of use.
 
-    ValueError: `keep` is not boolean or of another shape, or leaves a member no latent; when used, posteriors are not
-    diagonal.
+    A member that is left no latent is the decoder at z = 0, whatever x, and stays so: its encoder has no gradient. Pass
+    `allow_empty` if that is what you measure.
+
+    ValueError: `keep` is not boolean or of another shape, or leaves a member no latent without `allow_empty`; when
+    used, posteriors are not diagonal.
     """
     first = next(iter(ensemble.params.values()))
     if keep.dtype != torch.bool or keep.ndim not in (1, 2) or keep.shape[:-1] not in ((), (len(ensemble),)):
@@ -72,10 +75,10 @@ def pruned(ensemble: Ensemble, keep: Tensor) -> Ensemble:
             "compare a number per latent with a threshold"
         )
     keep = keep.expand(len(ensemble), keep.shape[-1])
-    if empty := (~keep.any(-1)).nonzero().flatten().tolist():
+    if (empty := (~keep.any(-1)).nonzero().flatten().tolist()) and not allow_empty:
         raise ValueError(
             f"keep must leave every member a latent, got none for members {empty}, such as "
-            f"{dict(ensemble.members[empty[0]])}; lower the threshold, or take the model as collapsed"
+            f"{dict(ensemble.members[empty[0]])}; lower the threshold, or pass allow_empty=True to measure what is left"
         )
     return replace(
         ensemble,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
@@ -12,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae import checkpoint
-from vae.config import Config, nearest
+from vae import checkpoint, environment
+from vae.config import Config
 from vae.record.keys import digest, identity
 from vae.record.paths import cache_root, check_writable, project_root
 from vae.record.provenance import circumstances, peak_memory_mb
@@ -23,7 +22,6 @@ from vae.record.store import Record, cache_folder, check_part, checkpoint_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-MODES = ("auto", "compute", "published")
 MIME = "application/vnd.vae.record+json"
 Compute = Callable[[Any], "Result | pd.DataFrame"]
 
@@ -35,9 +33,7 @@ def compute_or_load(part: str, config: Config, compute: Compute) -> Record:
     "compute" always computes, "published" takes it from results/, matched by parameters and data. In a notebook
     it says which, in one line. ValueError, before `compute` is called: bad part or mode, damaged record,
     unwritable cache, no published record."""
-    mode = os.environ.get("VAE_RECORDS") or "auto"
-    if mode not in MODES:
-        raise ValueError(f"VAE_RECORDS {mode!r} is unknown; {nearest(mode, MODES)}")
+    mode = environment.records_mode()
     wanted = identity(check_part(part), config, compute)
     folder = cache_folder(part, digest(wanted))
     if mode == "published":

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from vae import environment
+
 # Measured with benchmarks/ on two EPYC cores of 95 GFLOP/s in float32, and rounded: what decides below need not be
 # exact, but must be the same in every run on a machine, or runs would not repeat bit for bit.
 FLOPS = {True: 70e9, False: 20e9}  # of one thread in training, compiled and eager
@@ -93,8 +95,11 @@ def plan(order: Sequence[int], work: Work, device: torch.device, execution: Exec
 
     ValueError: a compiler or worker processes were asked for that there cannot be, or an environment variable is odd.
     """
-    compile_ = execution.compile if execution.compile is not None else _switch("VAE_COMPILE")
-    workers, chunk = execution.workers or _count("VAE_WORKERS"), execution.chunk or _count("VAE_CHUNK")
+    compile_ = execution.compile if execution.compile is not None else environment.switch("VAE_COMPILE")
+    workers, chunk = (
+        execution.workers or environment.count("VAE_WORKERS"),
+        execution.chunk or environment.count("VAE_CHUNK"),
+    )
     if compile_ and not has_compiler(device):
         raise ValueError(
             f"compile is True, but PyTorch finds no compiler for {device.type}; install "
@@ -139,19 +144,3 @@ def has_compiler(device: torch.device) -> bool:
     if device.type == "cpu":
         return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))
     return device.type == "cuda" and importlib.util.find_spec("triton") is not None
-
-
-def _switch(variable: str) -> bool | None:
-    text = os.environ.get(variable, "")
-    if text not in ("", "0", "1"):
-        raise ValueError(f"{variable} must be 0 or 1, got {text!r}; unset it, and the trainer chooses")
-    return text == "1" if text else None
-
-
-def _count(variable: str) -> int | None:
-    text = os.environ.get(variable, "")
-    if text and not (text.isdigit() and int(text)):
-        raise ValueError(
-            f"{variable} must be a whole number from 1 up, got {text!r}; unset it, and the trainer chooses"
-        )
-    return int(text) if text else None
