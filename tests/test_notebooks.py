@@ -248,6 +248,27 @@ COUNTERFEITS = {
     ),
     "pruning-adds-nothing-to-training": lambda t: replaced(t, 9.0, quantity="above the control", rule="mean KL"),
     "price-of-a-latent": lambda t: replaced(t, lambda rows: 99 * rows["value"], quantity="cost of removal"),
+    "warm-up-mitigates-collapse": lambda t: replaced(
+        t, lambda rows: rows["seed"] / 1e4, part="conditions", quantity="I(X;Z)"
+    ),
+    "input-skips-collapse": lambda t: replaced(t, 1.5, part="conditions", quantity="KL"),
+    "remainder-decides-collapse": lambda t: replaced(t, 9.0, quantity="residual threshold"),
+    "film-makes-skips-use-z": lambda t: replaced(t, 0.0, part="conditions", quantity="I(X;Z)"),
+    "autoregressive-decoder-ignores-z": lambda t: replaced(t, 1.0, quantity="I(X;Z)", decoder="MADE", remedy="none"),
+    "information-falls-with-what-x-tells": lambda t: replaced(t, 9.0, quantity="I(X;Z)", decoder="MADE", remedy="none"),
+    "kl-without-information": lambda t: replaced(t, 0.5, part="conditions", quantity="I(X;Z)"),
+    "committed-rate-informs": lambda t: replaced(t, 0.0, part="conditions", quantity="I(X;Z)"),
+    "free-bits-cost-likelihood": lambda t: replaced(t, 0.0, quantity="log p(x)", remedy="free bits"),
+    "aggressive-encoder-pays": lambda t: replaced(
+        t, lambda rows: rows["value"] - 9, quantity="log p(x)", remedy="aggressive encoder"
+    ),
+    "cycles-beat-one-warm-up": lambda t: replaced(t, 0.0, quantity="I(X;Z)", remedy="cyclical"),
+    "skip-bound-misleads": lambda t: replaced(t, 0.0, quantity="ELBO", remedy="none"),
+    "side-information-in-closed-form": lambda t: replaced(
+        t, lambda rows: rows["value"] + 1e-4, part="side", quantity="KL"
+    ),
+    "side-information-is-first-order": lambda t: replaced(t, 0.0, part="side", quantity="KL"),
+    "warm-up-chooses-between-optima": lambda t: replaced(t, 0.0, part="side", quantity="KL"),
 }
 
 
