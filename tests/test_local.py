@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from vae import linear_gaussian as lg
 from vae.gaussian import DiagonalGaussian, FullGaussian, kl
-from vae.local import fit_local
+from vae.local import best_of, fit_local, prior_starts
 
 B, Z, PSI = 11, 3, 0.3
 FAMILIES = [DiagonalGaussian, FullGaussian]
@@ -291,3 +291,71 @@ def test_nan_at_fresh_draws_is_an_error_that_names_the_datum():
 
     with pytest.raises(ValueError, match=r"log_joint must not be NaN or \+inf, got \[nan\] for datum 6"):
         fit_local(log_joint, prior(B, Z), n_draws=8, seed=0, n_fresh=4000)
+
+
+def two_modes(z):
+    """Density 1/20 in a wide mode about 0 and 19/20 in a narrow one at a corner, different for each datum."""
+    corner = torch.tensor([[1.5, 1.0], [-1.5, 1.0], [1.0, -1.5]], dtype=z.dtype)
+    wide = -0.5 * (z / 0.5).square().sum(-1) - 2 * math.log(0.5) + math.log(1 / 20)
+    narrow = -0.5 * ((z - corner) / 0.02).square().sum(-1) - 2 * math.log(0.02) + math.log(19 / 20)
+    return torch.logaddexp(wide, narrow) - math.log(2 * math.pi)
+
+
+def test_a_search_from_the_prior_misses_the_narrow_mode_and_its_certificates_do_not_see_it():
+    how = {"n_draws": 64, "seed": 0}
+    blind = fit_local(two_modes, prior(3, 2), **how)
+    assert blind.converged.all()
+    assert (blind.certificate.abs() < 0.01).all()
+    assert (blind.decrement.abs() < 0.01).all()
+    assert_close(blind.elbo, torch.full((3,), math.log(1 / 20), dtype=torch.float64), rtol=0, atol=0.02)
+    best = best_of([fit_local(two_modes, q0, **how) for q0 in prior_starts(two_modes, blind.q.mean, seed=0)])
+    assert_close(best.elbo, torch.full((3,), math.log(19 / 20), dtype=torch.float64), rtol=0, atol=0.02)
+
+
+def test_starts_owe_nothing_to_chunks_and_more_draws_are_better(normal):
+    known, _, _ = linear(normal, B)
+    like = torch.zeros(B, Z).double()
+    whole, pieces = (prior_starts(known.log_joint, like, seed=0, n_draws=100, chunk=c) for c in (None, 7))
+    assert_close(whole[0], prior(B, Z), rtol=0, atol=0)
+    assert_close(whole, pieces, rtol=0, atol=0)
+    better = [prior_starts(known.log_joint, like, seed=0, n_draws=n)[1].mean for n in (1, 10, 100)]
+    values = torch.stack([known.log_joint(z[None])[0] for z in better])
+    assert (values.mean(1).diff() > 0).all()
+
+
+def test_the_best_is_picked_datum_by_datum(normal):
+    known, _, _ = linear(normal, B)
+    good = fit_local(known.log_joint, prior(B, Z, FullGaussian), n_draws=14, seed=0)
+    bad = type(good)(type(good.q)(*(part - 1 for part in good.q)), *(part.double() - 1 for part in good[1:]))
+    swapped = torch.arange(B) % 2 == 0
+
+    def mixed(a, b):
+        return torch.where(swapped.view(-1, *[1] * (a.ndim - 1)), a, b)
+
+    def mix(one, other):
+        return type(one)(type(one.q)(*map(mixed, one.q, other.q)), *map(mixed, one[1:], other[1:]))
+
+    best = best_of([mix(good, bad), mix(bad, good)])
+    for a, b in zip(every(best), every(good), strict=True):
+        assert_close(a, b.to(a), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_draws": 0}, "n_draws must be an integer of at least 1, got 0"),
+        ({"like": torch.zeros(3)}, r"like.mean must have shape \(B, Z\), got \(3,\)"),
+        ({"log_joint": lambda z: z}, r"log_joint must return shape"),
+    ],
+)
+def test_starts_refuse_what_they_cannot_use(change, message):
+    given = {"log_joint": two_modes, "like": torch.zeros(3, 2), "seed": 0} | change
+    with pytest.raises(ValueError, match=message):
+        prior_starts(given.pop("log_joint"), given.pop("like"), **given)
+
+
+def test_the_best_of_nothing_or_of_two_families_is_refused():
+    fits = [fit_local(two_modes, prior(3, 2, family), n_draws=8, seed=0, max_iter=1, n_fresh=4) for family in FAMILIES]
+    for given in ([], fits):
+        with pytest.raises(ValueError, match="fits must be one or more, of one family"):
+            best_of(given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,13 +12,14 @@ from torch import Tensor
 from vae import log_joint as joint
 from vae.gaussian import DiagonalGaussian, FullGaussian, Gaussian
 from vae.log_joint import LogJoint
-from vae.noise import moment_matched, normals, per_datum
+from vae.noise import generator, moment_matched, normals, per_datum
 
 MEMORY = 10  # pairs of steps and gradients that a direction is made of
 SHRINK = 0.99  # of the way to zero, the most that a scale goes in one step
 SHORTER = 20  # tries of one step, after which rounding hides any gain
 FLAT = 0.1  # the least curvature to go by, where log_joint is convex or nearly flat
 PIVOT = 0.01  # of the diagonal, the least conditional curvature that is told from noise
+NARROW = 0.1  # sd about a draw from the prior; a search widens it in a step or two where it should
 
 
 class LocalFit(NamedTuple):
@@ -58,6 +60,7 @@ def fit_local(
     fresh bounds the suboptimality in expectation, once the fit has converged (for moment-matched draws exactly where
     log_joint is quadratic, else to what matching leaves of its error). The decrement is half of g1' F^-1 g2, g1
     and g2 the ELBO's gradients from two independent halves of `n_fresh` draws, F the family's Fisher information.
+    Neither knows of a better mode elsewhere: search from several `prior_starts`, and keep `best_of` them.
     The draws of a datum depend on the seed and on its number, `first` for the first one: a caller who goes through the
     data in chunks says where each begins, and gets what the whole would get. `chunk` bounds the samples evaluated at a
     time and changes nothing.
@@ -86,6 +89,49 @@ def fit_local(
     decrement = _decrement(best, best.pull_back(gradient) + fresh, fresh)
     to = q.mean.dtype
     return LocalFit(best, steps, converged, elbo.to(to), se.to(to), (value.double() - elbo).to(to), decrement)
+
+
+def prior_starts(
+    log_joint: LogJoint, like: Tensor, *, seed: int, n_draws: int = 4096, chunk: int | None = None
+) -> tuple[DiagonalGaussian, DiagonalGaussian]:
+    """Where `fit_local` can start without an encoder: at the prior N(0, I), and at a narrow Gaussian about the best of
+    `n_draws` draws from the prior, the best for each datum.
+
+    like: (B, Z), whose shape, dtype and device the starts get; its values are not looked at. The two fail
+    differently. A search from the prior sees log_joint averaged over all of it, and where posteriors are much narrower
+    it can end beside them; one from the best draw finds the highest mode, which need not be the heaviest. Data share
+    the draws, and `chunk` bounds the samples evaluated at a time; neither makes a datum's start depend on another.
+
+    ValueError: n_draws below 1, a log_joint of the wrong shape or NaN.
+    """
+    joint.whole("n_draws", n_draws, 1, "4096 is the default")
+    joint.chunked(chunk)
+    prior = DiagonalGaussian(torch.zeros_like(like), torch.zeros_like(like))
+    joint.checked("like", prior)
+    z = torch.randn(n_draws, 1, like.shape[1], generator=generator(seed, "starts"), dtype=torch.float64).to(like)
+    value = joint.values(log_joint, z.expand(-1, len(like), -1), chunk)
+    return prior, DiagonalGaussian(z[value.argmax(0), 0], torch.full_like(like, 2 * math.log(NARROW)))
+
+
+def best_of(fits: Sequence[LocalFit]) -> LocalFit:
+    """Of several fits to the same data, the one with the highest ELBO, datum by datum.
+
+    Fits with the same seed have the same fresh draws, so that of equal optima none is favoured. Of different ones the
+    highest is picked by those draws: report its ELBO on others.
+
+    ValueError: no fits, or fits of different families.
+    """
+    if len({type(fit.q) for fit in fits}) != 1:
+        families = [type(fit.q).__name__ for fit in fits]
+        raise ValueError(f"fits must be one or more, of one family of posteriors, got {families}; pass such a list")
+    chosen = torch.stack([fit.elbo for fit in fits]).argmax(0)
+    each = torch.arange(len(chosen), device=chosen.device)
+
+    def pick(*values: Tensor) -> Tensor:
+        return torch.stack(values)[chosen, each]
+
+    q = type(fits[0].q)(*map(pick, *(fit.q for fit in fits)))
+    return LocalFit(q, *map(pick, *(fit[1:] for fit in fits)))
 
 
 def _flat(mean: Tensor, scale: Tensor) -> Tensor:
