@@ -20,6 +20,7 @@ FLOORS = {
         "config",
         "environment",
         "checkpoint",
+        "pieces",
     },
     1: {"data", "scores", "models", "decoders", "multirate"},
     2: {"objectives", "ensemble", "log_joint", "pruning"},
