@@ -9,7 +9,7 @@ import pytest
 import toy
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from vae.claims import MIME, Claim, Verdict, at_most, judge, ledger, measured, verdicts, verdicts_in
+from vae.claims import MIME, Claim, Verdict, as_json, at_most, judge, ledger, measured, verdicts, verdicts_in
 
 TABLE = pd.DataFrame({"value": [1.0, 2.0]})
 GOOD = {"id": "a-b", "statement": "It is so.", "source": "ours", "criterion": "It is > 0.", "notebook": "toy"}
@@ -148,6 +148,15 @@ def test_quick_verdicts_come_from_notebooks_and_others_from_results(tmp_path, mo
 )
 def test_a_number_is_shown_with_its_error(value, se, text):
     assert measured(Verdict(value, se, "holds")) == text
+
+
+def test_a_number_of_one_thing_among_several_says_of_which():
+    verdict = Verdict(1.23456, 0.0123, "fails", of="the smallest model")
+    assert measured(verdict) == "1.235 ± 0.012, the smallest model"
+    assert as_json({"a-b": verdict, "c": Verdict(1.0, 0.0, "holds")}) == {
+        "a-b": {"value": 1.23456, "se": 0.0123, "outcome": "fails", "condition": "", "of": "the smallest model"},
+        "c": {"value": 1.0, "se": 0.0, "outcome": "holds", "condition": ""},
+    }
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,15 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Verdict(NamedTuple):
-    """What a criterion found: the deciding number, its standard error, the outcome; for "holds if" the condition."""
+    """What a criterion found: the deciding number, its standard error, the outcome; for "holds if" the condition; where
+    a criterion asks several things, what the number is `of`.
+    """
 
     value: float
     se: float
     outcome: Outcome
     condition: str = ""
+    of: str = ""
 
 
 class Claim(BaseModel):
@@ -154,15 +157,17 @@ def shown(notebook: Mapping[str, Any], mime: str) -> list[Any]:
 
 def as_json(found: Mapping[str, Verdict]) -> dict[str, dict[str, float | str]]:
     """Verdicts as results/ and notebooks store them."""
-    return {name: verdict._asdict() for name, verdict in found.items()}
+    stored = {name: verdict._asdict() for name, verdict in found.items()}
+    return {name: {k: v for k, v in fields.items() if k != "of" or v} for name, fields in stored.items()}
 
 
 def measured(verdict: Verdict) -> str:
-    """The deciding number with its error: two digits of the error, and the value to the same place."""
+    """The deciding number with its error, and what it is of: two digits of the error, the value to the same place."""
     places = 1 - math.floor(math.log10(verdict.se)) if verdict.se else 0
-    if 0 < places <= 6:
-        return f"{verdict.value:.{places}f} ± {verdict.se:.{places}f}"
-    return f"{verdict.value:.4g}" + (f" ± {verdict.se:.2g}" if verdict.se else "")
+    number = f"{verdict.value:.{places}f} ± {verdict.se:.{places}f}"
+    if not 0 < places <= 6:
+        number = f"{verdict.value:.4g}" + (f" ± {verdict.se:.2g}" if verdict.se else "")
+    return f"{number}, {verdict.of}" if verdict.of else number
 
 
 def _checked(name: str, verdict: Verdict) -> Verdict:
@@ -171,7 +176,7 @@ def _checked(name: str, verdict: Verdict) -> Verdict:
             f"the criterion of {name!r} must return a Verdict, got {verdict!r}; "
             "write Verdict(value, se, outcome, condition)"
         )
-    value, se, outcome, condition = verdict
+    value, se, outcome, condition, of = verdict
     value, se = float(value), float(se)
     if outcome not in get_args(Outcome):
         raise ValueError(f"the outcome of {name!r} {outcome!r} is unknown; {nearest(outcome, get_args(Outcome))}")
@@ -185,7 +190,7 @@ def _checked(name: str, verdict: Verdict) -> Verdict:
             f'{name!r} must have a condition exactly if it "holds if", got {outcome!r} and {condition!r}; '
             "say what was measured"
         )
-    return Verdict(value, se, outcome, condition)
+    return Verdict(value, se, outcome, condition, of)
 
 
 def _parsed(text: str, file: Path) -> dict[str, Verdict]:

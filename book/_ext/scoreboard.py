@@ -34,7 +34,9 @@ def shown(verdict: claims.Verdict | None) -> str:
     if verdict is None:
         return '<span class="verdict none">– not run</span>'
     condition = f" <span>{plain(verdict.condition)}</span>" if verdict.condition else ""
-    return f"{badge(verdict.outcome, verdict.outcome)}{condition} <span>measured: {claims.measured(verdict)}</span>"
+    return (
+        f"{badge(verdict.outcome, verdict.outcome)}{condition} <span>measured: {plain(claims.measured(verdict))}</span>"
+    )
 
 
 def tally(verdicts: list[claims.Verdict]) -> str:
