@@ -264,7 +264,7 @@ COUNTERFEITS = {
     "remainder-decides-collapse": lambda t: replaced(t, 9.0, quantity="residual threshold"),
     "film-makes-skips-use-z": lambda t: replaced(t, 0.0, part="conditions", quantity="I(X;Z)"),
     "autoregressive-decoder-ignores-z": lambda t: replaced(t, 1.0, quantity="I(X;Z)", decoder="MADE", remedy="none"),
-    "information-falls-with-what-x-tells": lambda t: replaced(t, 9.0, quantity="I(X;Z)", decoder="MADE", remedy="none"),
+    "information-falls-with-what-x-tells": lambda t: replaced(t, 5.0, quantity="I(X;Z)", decoder="feature skip"),
     "kl-without-information": lambda t: replaced(t, 0.5, part="conditions", quantity="I(X;Z)"),
     "committed-rate-informs": lambda t: replaced(t, 0.0, part="conditions", quantity="I(X;Z)"),
     "free-bits-cost-likelihood": lambda t: replaced(t, 0.0, quantity="log p(x)", remedy="free bits"),
