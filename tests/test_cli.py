@@ -15,6 +15,7 @@ import toy
 from typer.testing import CliRunner
 
 import vae.cli
+from vae import fragility
 from vae.claims import Verdict
 from vae.experiment import Step, find, run
 from vae.record.store import cached, write
@@ -71,6 +72,8 @@ def test_claims_stand_with_both_verdicts_and_the_chapters_apart(root):
     (root / "results" / "toy" / "verdicts.json").write_text(
         '{"toy-positive": {"value": 1, "se": 0.1, "outcome": "holds if", "condition": "K > 3"}}'
     )
+    runs = [{"toy-positive": Verdict(1.0, 0.1, outcome)} for outcome in ("holds", "undecided")]
+    fragility.save({"toy": fragility.Reruns(commit=None, runs=runs)})
     notebook = toy.notebook()
     notebook.cells[-1].outputs = [
         nbformat.v4.new_output(
@@ -83,12 +86,12 @@ def test_claims_stand_with_both_verdicts_and_the_chapters_apart(root):
         call("claims").stdout
         == """\
 Claims of the chapter
-  claim         quick  full            statement
-  toy-positive  holds  holds if K > 3  Values are positive.
+  claim         quick  other seeds, quick                                      full            statement
+  toy-positive  holds  fragile: another with 1 of 2 other seeds (undecided 1)  holds if K > 3  Values are positive.
 
 Our own claims
-  claim                                                                     quick  full  statement
-  ours-which-has-a-very-long-name-that-must-not-be-cut-anywhere-when-piped  -      -     Ours.
+  claim                                                                     quick  other seeds, quick  full  statement
+  ours-which-has-a-very-long-name-that-must-not-be-cut-anywhere-when-piped  -      -                   -     Ours.
 
 """
     )

@@ -10,6 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from vae.claims import Claim, Verdict
+from vae.fragility import Reruns
 from vae.record.memo import MIME
 
 EXTENSIONS = Path(__file__).resolve().parent.parent / "book" / "_ext"
@@ -106,7 +107,8 @@ def test_the_scoreboard_keeps_the_chapters_claims_apart():
         Claim(id="theirs", statement="Costs $5", source="chapter", **claim),
     ]
     quick = {"theirs": Verdict(1.0, 0.1, "holds if", "n > 2")}
-    lines = list(load("scoreboard").markdown(ledger, {"quick": quick, "full": {}}, "quick"))
+    reruns = {"toy": Reruns(commit=None, runs=[{"theirs": Verdict(1.0, 0.1, "fails")}])}
+    lines = list(load("scoreboard").markdown(ledger, {"quick": quick, "full": {}}, "quick", reruns))
     text = "\n".join(lines)
     assert text.index("The chapter’s claims (1)") < text.index("Our own claims (1)")
     assert r"Costs \$5" in text
@@ -114,6 +116,7 @@ def test_the_scoreboard_keeps_the_chapters_claims_apart():
     assert "◐ 1 holds if</span> at quick values" in text
     assert r"n \> 2" in text
     assert text.count("– not run") == 3
+    assert "fragile: another with 1 of 1 other seeds (fails 1)" in text
     assert text.count("(/notebooks/toy.ipynb#verdicts)") == 2
 
 

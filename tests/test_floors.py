@@ -25,7 +25,7 @@ FLOORS = {
     1: {"data", "scores", "models", "decoders", "multirate"},
     2: {"objectives", "ensemble", "log_joint", "pruning"},
     3: {"train", "local", "annealing", "evidence", "fixed_decoder"},
-    4: {"diagnostics", "claims", "record", "experiment", "figures", "chooser"},
+    4: {"diagnostics", "claims", "record", "experiment", "fragility", "figures", "chooser"},
     5: {"cli", "__main__"},
 }
 FLOOR = {noun: floor for floor, nouns in FLOORS.items() for noun in nouns}

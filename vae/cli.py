@@ -1,4 +1,4 @@
-"""The command line: `vae list | run | claims | records`."""
+"""The command line: `vae list | run | claims | fragility | records`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args
 import typer
 import yaml
 
-from vae import environment
+from vae import environment, fragility
 from vae.claims import Claim, Source, Verdict, ledger, measured, verdicts, verdicts_in
 from vae.config import Config, DeviceName, nearest
 from vae.experiment import Experiment, RunError, Step, Stopped, experiments, find, profile_parameters, run
@@ -94,12 +94,32 @@ def run_(
 def claims() -> None:
     """The claims and their verdicts, quick and full side by side; the chapter's apart from the others."""
     with _friendly():
-        entries, quick, full = list(ledger().values()), verdicts("quick"), verdicts("full")
+        entries, quick, full, reruns = list(ledger().values()), verdicts("quick"), verdicts("full"), fragility.load()
         for source in get_args(Source):
             some = [claim for claim in entries if claim.source == source]
             if some:
-                rows = [("claim", "quick", "full", "statement"), *(_claim_row(claim, quick, full) for claim in some)]
+                head = ("claim", "quick", "other seeds, quick", "full", "statement")
+                rows = [head, *(_claim_row(claim, quick, full, reruns) for claim in some)]
                 typer.echo(f"{SOURCES[source]}\n{_columns(rows, indent=2)}\n")
+
+
+@app.command("fragility")
+def fragility_(
+    names: Annotated[list[str] | None, typer.Argument(help="Experiments; all of them if none is named.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="How often each is run.")] = 5,
+) -> None:
+    """Run quick profiles with other random streams, and store their verdicts in results/, for the ledger."""
+    with _friendly():
+        chosen = [find(name) for name in names] if names else experiments()
+        environment.check()
+        for experiment in chosen:
+            effort = experiment.expect.get("quick")
+            with _progress(experiment.name, effort.seconds * runs if effort else None) as report:
+                found = fragility.measure(
+                    experiment, runs, report=lambda k, step: report(step._replace(label=f"{step.label} (run {k})"))
+                )
+            file = fragility.save({experiment.name: found})
+        typer.echo(f"{file}")
 
 
 @records.callback(invoke_without_command=True)
@@ -200,9 +220,15 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes:02}:{seconds:02}"
 
 
-def _claim_row(claim: Claim, *found: dict[str, Verdict]) -> tuple[str, ...]:
-    outcomes = [f"{v.outcome} {v.condition}".strip() if (v := some.get(claim.id)) else "-" for some in found]
-    return claim.id, *outcomes, claim.statement
+def _claim_row(
+    claim: Claim, quick: dict[str, Verdict], full: dict[str, Verdict], reruns: dict[str, fragility.Reruns]
+) -> tuple[str, ...]:
+    first, second = (
+        f"{v.outcome} {v.condition}".strip() if (v := some.get(claim.id)) else "-" for some in (quick, full)
+    )
+    others = fragility.verdicts_of(claim.id, reruns)
+    again = fragility.agreement(quick[claim.id], others) if claim.id in quick else "-"
+    return claim.id, first, again, second, claim.statement
 
 
 def _record_row(record: Cached, defaults: dict[str, Any]) -> tuple[str, ...]:

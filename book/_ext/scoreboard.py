@@ -11,7 +11,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from vae import claims
+from vae import claims, fragility
 
 GROUPS = {
     "chapter": "The chapter’s claims",
@@ -44,7 +44,16 @@ def tally(verdicts: list[claims.Verdict]) -> str:
     return " ".join(badge(o, f"{counts[o]} {o}") for o in MARKS if counts[o]) or "not run yet"
 
 
-def table(group: list[claims.Claim], by_profile: dict[str, dict[str, claims.Verdict]]) -> Iterator[str]:
+def again(claim: str, verdict: claims.Verdict | None, reruns: dict[str, fragility.Reruns]) -> str:
+    """Beside a quick verdict: whether other random streams give it, too."""
+    return f" <span>{fragility.agreement(verdict, fragility.verdicts_of(claim, reruns))}</span>" if verdict else ""
+
+
+def table(
+    group: list[claims.Claim],
+    by_profile: dict[str, dict[str, claims.Verdict]],
+    reruns: dict[str, fragility.Reruns],
+) -> Iterator[str]:
     yield from (":::{list-table}", ":class: scoreboard", ":header-rows: 1", ":widths: 60 20 20")
     yield from ("* - Claim", *(f"  - {profile.capitalize()} values" for profile in by_profile))
     for claim in group:
@@ -53,17 +62,24 @@ def table(group: list[claims.Claim], by_profile: dict[str, dict[str, claims.Verd
         yield ""
         yield f"    Criterion: {plain(claim.criterion)}"
         yield f"    [Evidence](/notebooks/{claim.notebook}.ipynb#verdicts)"
-        yield from (f"  - {shown(verdicts.get(claim.id))}" for verdicts in by_profile.values())
+        for profile, verdicts in by_profile.items():
+            verdict = verdicts.get(claim.id)
+            yield f"  - {shown(verdict)}{again(claim.id, verdict, reruns) if profile == 'quick' else ''}"
     yield ":::"
 
 
-def markdown(ledger: list[claims.Claim], by_profile: dict[str, dict[str, claims.Verdict]], here: str) -> Iterator[str]:
+def markdown(
+    ledger: list[claims.Claim],
+    by_profile: dict[str, dict[str, claims.Verdict]],
+    here: str,
+    reruns: dict[str, fragility.Reruns],
+) -> Iterator[str]:
     for source, title in GROUPS.items():
         group = [claim for claim in ledger if claim.source == source]
         if group:
             known = [by_profile[here][claim.id] for claim in group if claim.id in by_profile[here]]
             yield from ("", f":::{{rubric}} {title} ({len(group)})", ":::", "", f"{tally(known)} at {here} values", "")
-            yield from table(group, by_profile)
+            yield from table(group, by_profile, reruns)
 
 
 class Scoreboard(SphinxDirective):
@@ -74,7 +90,8 @@ class Scoreboard(SphinxDirective):
         self.env.note_reread()  # the verdicts stand in files of other pages, some of them outside this tree
         staged = {key: verdict for file in notebooks for key, verdict in claims.verdicts_in(file).items()}
         by_profile = {p: staged if p == here else claims.verdicts(p) for p in dict.fromkeys(["quick", "full", here])}
-        lines = StringList(list(markdown(list(claims.ledger(root).values()), by_profile, here)), "scoreboard")
+        entries, reruns = list(claims.ledger(root).values()), fragility.load()
+        lines = StringList(list(markdown(entries, by_profile, here, reruns)), "scoreboard")
         board = nodes.container(classes=["scoreboard-box"])
         self.state.nested_parse(lines, 0, board)
         return [board]
