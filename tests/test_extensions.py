@@ -11,6 +11,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from vae.claims import Claim, Verdict
 from vae.fragility import Reruns
+from vae.record import project_root, read
 from vae.record.memo import MIME
 
 EXTENSIONS = Path(__file__).resolve().parent.parent / "book" / "_ext"
@@ -232,3 +233,16 @@ def test_the_page_on_speed_shows_factor_analysis_where_it_was_measured(speed, tm
     assert "3 (1.5; ends 2e-05 below)" in text
     assert "50 (100)" in text
     assert "2 rounds, load 0.5 before and 0.5 after, scikit-learn" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("thresholds", ["T$_c$ = 5.117", "at 0.8 T$_c$", "β$_c$ = 33.52", "at 1.05 β$_c$", "(3 seeds)"]),
+        ("end_points", ["λ₁/σ² = 51.2", "at β = 61.4", "52.87, of the mean image", "ln N = 11"]),
+    ],
+)
+def test_published_records_stand_beside_what_was_predicted(name, expected):
+    part, table = load("comparison").TABLES[name]
+    text = "\n".join(table(read(project_root() / "results" / part)))
+    assert [words for words in expected if words not in text] == []

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from docutils import nodes
 from docutils.statemachine import StringList
+from listing import list_table
 from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -47,13 +48,6 @@ def recorded() -> Speed:
     if not records:
         raise ValueError(f"{folder} holds no record; measure with `make bench OUT=results/speed`")
     return Speed(records, pd.concat([record.table for record in records.values()], ignore_index=True))
-
-
-def list_table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
-    yield from (":::{list-table}", ":header-rows: 1")
-    for row in [head, *rows]:
-        yield from (f"{'* -' if i == 0 else '  -'} {cell}" for i, cell in enumerate(row))
-    yield ":::"
 
 
 def bars_table(speed: Speed) -> Iterator[str]:
