@@ -164,8 +164,9 @@ def as_json(found: Mapping[str, Verdict]) -> dict[str, dict[str, float | str]]:
 def measured(verdict: Verdict) -> str:
     """The deciding number with its error, and what it is of: two digits of the error, the value to the same place."""
     places = 1 - math.floor(math.log10(verdict.se)) if verdict.se else 0
-    number = f"{verdict.value:.{places}f} ± {verdict.se:.{places}f}"
-    if not 0 < places <= 6:
+    if 0 < places <= 6:
+        number = f"{verdict.value:.{places}f} ± {verdict.se:.{places}f}"
+    else:
         number = f"{verdict.value:.4g}" + (f" ± {verdict.se:.2g}" if verdict.se else "")
     return f"{number}, {verdict.of}" if verdict.of else number
 
