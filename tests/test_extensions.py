@@ -238,8 +238,8 @@ def test_the_page_on_speed_shows_factor_analysis_where_it_was_measured(speed, tm
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("thresholds", ["T$_c$ = 5.117", "at 0.8 T$_c$", "β$_c$ = 33.52", "at 1.05 β$_c$", "(3 seeds)"]),
-        ("end_points", ["λ₁/σ² = 51.2", "at β = 61.4", "52.87, of the mean image", "ln N = 11"]),
+        ("thresholds", ["$T_c$ = 5.117", "at 0.8 $T_c$", r"$\beta_c$ = 33.52", r"at 1.05 $\beta_c$", "(3 seeds)"]),
+        ("end_points", ["λ₁/σ² = 51.2", "at β = 61.4", "52.8675, of the mean image", "ln N = 11"]),
     ],
 )
 def test_published_records_stand_beside_what_was_predicted(name, expected):

@@ -27,14 +27,14 @@ def thresholds(record: Record) -> Iterator[str]:
     found = select(record.table, quantity="KL", split="test")
     found = found[found["loss"].str.endswith("of the threshold") & (found["steps"] == found["steps"].max())]
     rows = []
-    for likelihood, symbol in (("gaussian", "T"), ("bernoulli", "β")):
+    for likelihood, symbol in (("gaussian", "T"), ("bernoulli", "\\beta")):
         mine = select(found, likelihood=likelihood)
         below, above = mine["ratio"][mine["ratio"] < 1].max(), mine["ratio"][mine["ratio"] > 1].min()
         rows.append(
             [
                 likelihood.capitalize(),
-                f"{symbol}$_c$ = {mine['critical'].iloc[0]:.4g}",
-                *(f"{over_seeds(select(mine, ratio=ratio))} at {ratio:g} {symbol}$_c$" for ratio in (below, above)),
+                f"${symbol}_c$ = {mine['critical'].iloc[0]:.4g}",
+                *(f"{over_seeds(select(mine, ratio=ratio))} at {ratio:g} ${symbol}_c$" for ratio in (below, above)),
             ]
         )
     return list_table(["Decoder", "Predicted", "KL below it, nats", "KL above it"], rows)
@@ -58,7 +58,7 @@ def end_points(record: Record) -> Iterator[str]:
     rows = [
         ["β from which R = 0", f"λ₁/σ² = {largest / noise:.3g}", f"R = {at(before, 'rate')} at {before:g}", "nats"],
         ["R beyond it", "0", f"{at(high, 'rate')} at β = {high:g}", "nats"],
-        ["D where R = 0", f"{total:.4g}, of the mean image", at(high, "distortion"), "squared error per image"],
+        ["D where R = 0", f"{total:.6g}, of the mean image", at(high, "distortion"), "squared error per image"],
         [
             "R of training images at the other end",
             f"ln N = {names:.3g} would do for D = 0",

@@ -45,8 +45,11 @@ def tally(verdicts: list[claims.Verdict]) -> str:
 
 
 def again(claim: str, verdict: claims.Verdict | None, reruns: dict[str, fragility.Reruns]) -> str:
-    """Beside a quick verdict: whether other random streams give it, too."""
-    return f" <span>{fragility.agreement(verdict, fragility.verdicts_of(claim, reruns))}</span>" if verdict else ""
+    """Beside a quick verdict, if other random streams give another."""
+    others = fragility.verdicts_of(claim, reruns)
+    if verdict is None or all(other.outcome == verdict.outcome for other in others):
+        return ""
+    return f" <span>{fragility.agreement(verdict, others)}</span>"
 
 
 def table(
