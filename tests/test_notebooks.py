@@ -182,7 +182,7 @@ COUNTERFEITS = {
     "overfitting-is-the-encoders": lambda t: replaced(t, 0.3, quantity="amortization gap", part="sizes"),
     "small-data-tenfold-gap": lambda t: replaced(t, 0.3, quantity="amortization gap", part="sizes"),
     "capacity-moves-one-gap": lambda t: replaced(
-        t, 0.05, quantity="best from the encoder minus best from the prior", part="capacity"
+        t, 0.05, quantity="best from the encoder minus best without it", part="capacity"
     ),
     "covariance-halves-approximation": lambda t: replaced(
         t, lambda rows: 0.2 * rows["value"], quantity="gained by a full covariance", part="base"
