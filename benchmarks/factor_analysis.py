@@ -98,7 +98,7 @@ def log_likelihood(x: np.ndarray, W: np.ndarray, psi: np.ndarray) -> float:
 def ours(x: np.ndarray, k: int, cap: int) -> Solution:
     import torch
 
-    from vae.factor_analysis import exploratory, fit
+    from vae.exact.factor_analysis import exploratory, fit
 
     found = fit(torch.from_numpy(_covariance(x)), exploratory(k), starts=0)
     return found.W.numpy(), found.psi.numpy(), bool(found.converged)
@@ -144,7 +144,7 @@ def together(S: np.ndarray) -> np.ndarray:
     """The replicates' log-likelihoods (n,), in one call."""
     import torch
 
-    from vae.factor_analysis import confirmatory, fit
+    from vae.exact.factor_analysis import confirmatory, fit
 
     mask = torch.tensor([[1, 0], [1, 0], [0, 1], [0, 1], [1, 1], [1, 1]])
     return fit(torch.from_numpy(S), confirmatory(mask), starts=0).log_likelihood.numpy()

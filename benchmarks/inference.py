@@ -18,16 +18,18 @@ from torch import Tensor
 
 from benchmarks.cases import PROBLEMS, Problem
 from benchmarks.report import METHODS, center
-from vae import log_joint as joint
-from vae.data import load
-from vae.ensemble import stack
-from vae.evidence import ais_log_evidence, importance_log_evidence
+from vae.data.images import load
 from vae.gaussian import DiagonalGaussian, FullGaussian, Gaussian
-from vae.local import fit_local
-from vae.models import VAE, BernoulliLikelihood, MLPEncoder, mlp
+from vae.inference import log_joint as joint
+from vae.inference.evidence import ais_log_evidence, importance_log_evidence
+from vae.inference.local import fit_local
+from vae.models.ensemble import stack
+from vae.models.likelihoods import BernoulliLikelihood
+from vae.models.networks import MLPEncoder, mlp
+from vae.models.vae import VAE
 from vae.noise import generator, moment_matched, normals, per_datum
-from vae.objectives import elbo, terms
 from vae.train import Execution, Schedule, train
+from vae.train.objectives import elbo, terms
 
 
 class Scene(NamedTuple):

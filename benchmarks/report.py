@@ -155,13 +155,13 @@ def verdicts(table: pd.DataFrame) -> list[str]:
 
 
 def store(folder: Path, table: pd.DataFrame, parameters: dict[str, Any], seconds: float, device: str) -> Path:
-    """Write the record, as `vae.record` keeps all results; returns its folder."""
+    """Write the record, as `measured.record` keeps all results; returns its folder."""
     from datetime import UTC, datetime
 
     import vae
-    from vae.record import write
-    from vae.record.keys import digest
-    from vae.record.provenance import circumstances, package_version, peak_memory_mb
+    from measured.record import write
+    from measured.record.keys import digest
+    from measured.record.provenance import circumstances, package_version, peak_memory_mb
 
     class Config(vae.Config):
         device: str

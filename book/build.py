@@ -26,7 +26,7 @@ import yaml
 from filelock import FileLock, Timeout
 from sphinx_external_toc.parsing import parse_toc_yaml
 
-from vae.claims import ledger
+from measured.claims import ledger
 
 Notebook = dict[str, Any]
 

@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae import linear_gaussian as lg
-from vae import log_joint as joint
+from vae.exact import linear_gaussian as lg
 from vae.gaussian import DiagonalGaussian, FullGaussian
-from vae.models import VAE, BernoulliLikelihood, MLPEncoder, mlp
+from vae.inference import log_joint as joint
+from vae.models.likelihoods import BernoulliLikelihood
+from vae.models.networks import MLPEncoder, mlp
+from vae.models.vae import VAE
 
 
 class Known(NamedTuple):

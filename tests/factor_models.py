@@ -2,7 +2,7 @@
 
 import torch
 
-from vae.factor_analysis import Parameters, Patterns, confirmatory, exploratory
+from vae.exact.factor_analysis import Parameters, Patterns, confirmatory, exploratory
 
 
 def matrix(rows):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vae.factor_analysis import Parameters, elbo_of, log_likelihood, posterior
-from vae.factor_analysis.ar1 import AR1, elbo_rate, fit, gap_rate, log_likelihood_rate
+from vae.exact.factor_analysis import Parameters, elbo_of, log_likelihood, posterior
+from vae.exact.factor_analysis.ar1 import AR1, elbo_rate, fit, gap_rate, log_likelihood_rate
 
 TRUTH = AR1(0.9, 0.19, 1.0)
 

@@ -120,7 +120,7 @@ def test_bars_are_met_or_not_or_not_measured(jax, verdict):
 
 
 def test_the_record_is_one_of_ours(tmp_path):
-    from vae.record import read
+    from measured.record import read
 
     table = report.summary(rows({("ours", 36): [1.0, 1.5], ("jax", 36): [1.0, 1.0]}))
     path = report.store(tmp_path / "digits", table, {"cases": ["digits"], "rounds": 2}, 12.3, "cpu")
@@ -188,7 +188,7 @@ def compared(monkeypatch, **changes):
 
 def test_solvers_of_factor_analysis_agree():
     """On a small problem all stop at one likelihood, which the package calls the same; batch equals loop."""
-    from vae.factor_analysis import exploratory, fit
+    from vae.exact.factor_analysis import exploratory, fit
 
     x = factor_analysis.simulated(7, 2)
     found = {name: solve(x, 2, 5000) for name, solve in factor_analysis.SOLVERS.items()}

@@ -115,7 +115,7 @@ def test_prose_has_no_banner(page):
 
 
 def test_the_scoreboard_shows_every_claim_and_leads_to_its_evidence():
-    from vae import claims
+    from measured import claims
 
     rows = soup(HTML / f"{PAGES[0]}.html").select("table.scoreboard tbody tr")
     assert len(rows) == len(claims.ledger(ROOT))

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from tags import Tags, leave_each_other_alone
 
-from vae.chooser import Gaussians, posteriors
-from vae.chooser.plane import MASSES, RADIUS, panel
+from measured.figures.chooser import Gaussians, posteriors
+from measured.figures.chooser.plane import MASSES, RADIUS, panel
 
 N, G1, G2 = 3, 61, 73
 

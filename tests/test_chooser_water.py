@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from tags import Tags, leave_each_other_alone
 
-from vae.chooser import Frame, water_levels
-from vae.chooser.water.page import BARS, INNER, LEFT, PLANE, SPECTRUM, TOP
+from measured.figures.chooser import Frame, water_levels
+from measured.figures.chooser.water.page import BARS, INNER, LEFT, PLANE, SPECTRUM, TOP
 
 N, H, W, X = 5, 7, 11, 13
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

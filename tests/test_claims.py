@@ -9,7 +9,7 @@ import pytest
 import toy
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from vae.claims import MIME, Claim, Verdict, as_json, at_most, judge, ledger, measured, verdicts, verdicts_in
+from measured.claims import MIME, Claim, Verdict, as_json, at_most, judge, ledger, measured, verdicts, verdicts_in
 
 TABLE = pd.DataFrame({"value": [1.0, 2.0]})
 GOOD = {"id": "a-b", "statement": "It is so.", "source": "ours", "criterion": "It is > 0.", "notebook": "toy"}

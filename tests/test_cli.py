@@ -14,11 +14,11 @@ import pytest
 import toy
 from typer.testing import CliRunner
 
-import vae.cli
-from vae import fragility
-from vae.claims import Verdict
-from vae.experiment import Step, find, run
-from vae.record.store import cached, write
+import measured.cli
+from measured import reruns as fragility
+from measured.claims import Verdict
+from measured.experiment import Step, find, run
+from measured.record.store import cached, write
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def root(tmp_path, monkeypatch):
 
 
 def call(*words: object):
-    return CliRunner().invoke(vae.cli.app, list(map(str, words)))
+    return CliRunner().invoke(measured.cli.app, list(map(str, words)))
 
 
 def refused(*words: object) -> str:
@@ -160,7 +160,7 @@ def test_clean_deletes_nothing_unless_it_is_clear_what(root, words, message):
     ],
 )
 def test_run_refuses_bad_input_before_anything_is_executed(root, words, message, monkeypatch):
-    monkeypatch.setattr("vae.experiment._executed", None)
+    monkeypatch.setattr("measured.experiment._executed", None)
     outcome = call("run", *words)
     assert outcome.exit_code == 2, outcome.output
     assert message in outcome.stderr
@@ -181,7 +181,7 @@ def pretended(monkeypatch):
         nbformat.write(toy.notebook(), folder / "toy.ipynb")
         return folder
 
-    monkeypatch.setattr(vae.cli, "run", pretend)
+    monkeypatch.setattr(measured.cli, "run", pretend)
     return asked
 
 
@@ -221,7 +221,7 @@ def test_an_odd_variable_is_refused_before_anything_starts(root, pretended, monk
 
 
 def test_a_long_cell_gives_signs_of_life_and_the_time_left(root, pretended, monkeypatch):
-    monkeypatch.setattr(vae.cli, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(measured.cli, "HEARTBEAT", 0.05)
     lines = call("run", "toy").stdout.splitlines()
     assert lines[0] == "toy  starting"
     beats = [line for line in lines if line == "toy  cell 1 of 2  compute the table  00:00, about 00:05 left"]
@@ -230,7 +230,7 @@ def test_a_long_cell_gives_signs_of_life_and_the_time_left(root, pretended, monk
 
 
 def test_clock():
-    assert [vae.cli._clock(s) for s in (0, 59.6, 61, 3599, 3600, 36061)] == [
+    assert [measured.cli._clock(s) for s in (0, 59.6, 61, 3599, 3600, 36061)] == [
         "00:00",
         "01:00",
         "01:01",

@@ -8,11 +8,12 @@ import pytest
 import torch
 from pydantic import AfterValidator, ValidationError, model_validator
 
-import vae
-from vae.config import Count, Device, Index, NonNegative, Positive, nearest, resolve_device
+import measured
+from measured.config import Count, Index, NonNegative, Positive, nearest
+from vae.device import Device, resolve_device
 
 
-class Config(vae.Config):
+class Config(measured.Config):
     betas: list[Positive]
     weight: NonNegative
     rate: float

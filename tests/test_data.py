@@ -20,8 +20,8 @@ import pydantic
 import pytest
 import torch
 
-from vae import data
-from vae.data import FILES, REGISTRY, DatasetName, declared_digest, load, parse_idx, size
+from vae.data import images as data
+from vae.data.images import FILES, REGISTRY, DatasetName, declared_digest, load, parse_idx, size
 
 NOBODY = "http://127.0.0.1:9/"  # the discard port: the connection is refused at once
 N_TRAIN, N_TEST, SHAPE = 23, 11, (5, 3)

@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vae import log_joint as joint
-from vae.decoders import MADE, FiLMDecoder, RandomFeatures, SkipDecoder, sampled_pixels
-from vae.ensemble import stack
-from vae.models import VAE, BernoulliLikelihood, GaussianLikelihood, MLPEncoder, mlp
+from vae.inference import log_joint as joint
+from vae.models.decoders import MADE, FiLMDecoder, RandomFeatures, SkipDecoder, sampled_pixels
+from vae.models.ensemble import stack
+from vae.models.likelihoods import BernoulliLikelihood, GaussianLikelihood
+from vae.models.networks import MLPEncoder, mlp
+from vae.models.vae import VAE
 from vae.noise import generator
-from vae.objectives import elbo, iwae, log_px, terms
+from vae.train.objectives import elbo, iwae, log_px, terms
 
 K, B, X, Z, H = 7, 5, 11, 3, 13
 MAKE = {

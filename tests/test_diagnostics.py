@@ -6,17 +6,15 @@ import torch
 from scipy import integrate
 from torch.testing import assert_close
 
-from vae.diagnostics import (
+from measured.tables import over_seeds, pooled, tidy
+from vae.diagnostics.information import (
     active,
     active_units,
     aggregate_kl,
     information_per_dim,
     mutual_information,
-    over_seeds,
     pointwise_information,
-    pooled,
     rate_per_dim,
-    tidy,
     variance_in_nats,
 )
 from vae.gaussian import DiagonalGaussian
@@ -66,7 +64,9 @@ def test_members_and_maps_give_the_same_as_one_by_one(normal, monkeypatch):
     together = pointwise_information(q, seed=0)
     assert together.shape == (2, B)
     before = aggregate_kl(q), together
-    monkeypatch.setattr("vae.diagnostics.ROWS", 5 * B * Z)  # pieces that do not divide the data or the nodes
+    monkeypatch.setattr(
+        "vae.diagnostics.information.ROWS", 5 * B * Z
+    )  # pieces that do not divide the data or the nodes
     assert_close((aggregate_kl(q), pointwise_information(q, seed=0)), before, rtol=1e-12, atol=1e-12)
     for i in (0, 1):
         assert_close(together[i], pointwise_information(one[i], seed=0), rtol=1e-12, atol=1e-12)

@@ -2,10 +2,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vae.ensemble import stack
-from vae.models import VAE, BernoulliLikelihood, MLPEncoder, linear_vae_model, mlp
+from vae.models.ensemble import stack
+from vae.models.likelihoods import BernoulliLikelihood
+from vae.models.networks import MLPEncoder, mlp
+from vae.models.vae import VAE, linear_vae_model
 from vae.noise import generator
-from vae.objectives import elbo, terms
+from vae.train.objectives import elbo, terms
 
 E, K, B, X, Z = 3, 7, 5, 11, 2
 

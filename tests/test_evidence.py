@@ -5,11 +5,11 @@ import torch
 from decoders import linear, nonlinear, prior
 from torch.testing import assert_close
 
-from vae import linear_gaussian as lg
-from vae import log_joint as joint
-from vae.evidence import ais_log_evidence, bdmc, importance_log_evidence
+from vae.exact import linear_gaussian as lg
 from vae.gaussian import DiagonalGaussian, FullGaussian
-from vae.local import fit_local
+from vae.inference import log_joint as joint
+from vae.inference.evidence import ais_log_evidence, bdmc, importance_log_evidence
+from vae.inference.local import fit_local
 
 B, Z, PSI = 11, 3, 0.3
 

@@ -15,14 +15,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vae import checkpoint
-from vae.data import REGISTRY
-from vae.ensemble import stack
-from vae.models import VAE, BernoulliLikelihood, MLPEncoder, mlp
+from vae.data.images import REGISTRY
+from vae.models.ensemble import stack
+from vae.models.likelihoods import BernoulliLikelihood
+from vae.models.networks import MLPEncoder, mlp
+from vae.models.vae import VAE
 from vae.noise import generator
-from vae.objectives import elbo, terms
-from vae.train import DivergedError, Execution, Schedule, train
+from vae.train import DivergedError, Execution, Schedule, checkpoint, train
 from vae.train import step as steps
+from vae.train.objectives import elbo, terms
 from vae.train.plan import Work, has_compiler, plan
 from vae.train.streams import Streams, rows_of
 

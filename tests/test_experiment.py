@@ -10,9 +10,9 @@ import papermill
 import pytest
 import toy
 
-from vae.claims import Verdict, verdicts_in
-from vae.experiment import Parameter, RunError, experiments, find, profile_parameters, run
-from vae.record import read
+from measured.claims import Verdict, verdicts_in
+from measured.experiment import Parameter, RunError, experiments, find, profile_parameters, run
+from measured.record import read
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_run_leaves_its_notebook_records_and_verdicts(project, monkeypatch):
     cells = notebook.cells
     (shown,) = cells[6].outputs
     assert shown.data["text/plain"].startswith("toy/sum: computed here in 0.0 s on cpu")
-    about = shown.data["application/vnd.vae.record+json"]
+    about = shown.data["application/vnd.measured.record+json"]
     assert (about["part"], about["status"], about["drifted"]) == ("toy/sum", "computed", False)
     assert about["path"] == f"records/toy/sum/{record.provenance['key']}"
     verdict, printed = cells[7].outputs

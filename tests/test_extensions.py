@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from vae.claims import Claim, Verdict
-from vae.fragility import Reruns
-from vae.record import project_root, read
-from vae.record.memo import MIME
+from measured.claims import Claim, Verdict
+from measured.record import project_root, read
+from measured.record.memo import MIME
+from measured.reruns import Reruns
 
 EXTENSIONS = Path(__file__).resolve().parent.parent / "book" / "_ext"
 

@@ -7,7 +7,7 @@ from sklearn.datasets import load_wine
 from sklearn.decomposition import FactorAnalysis
 from torch.testing import assert_close
 
-from vae.factor_analysis import (
+from vae.exact.factor_analysis import (
     FLOOR,
     Parameters,
     Patterns,
@@ -20,8 +20,8 @@ from vae.factor_analysis import (
     log_likelihood,
     optima,
 )
-from vae.factor_analysis.newton import newton
-from vae.factor_analysis.structure import Layout
+from vae.exact.factor_analysis.newton import newton
+from vae.exact.factor_analysis.structure import Layout
 
 MODELS = pytest.mark.parametrize("kind", KINDS)
 FAMILIES = pytest.mark.parametrize("encoder", ENCODERS)

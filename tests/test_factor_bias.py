@@ -9,7 +9,7 @@ from factor_models import bifactor, correlated, crossed, exploratory_truth, matr
 from scipy import optimize, stats
 from torch.testing import assert_close
 
-from vae.factor_analysis import (
+from vae.exact.factor_analysis import (
     FLOOR,
     Parameters,
     Patterns,
@@ -28,7 +28,7 @@ from vae.factor_analysis import (
     precision,
     standard_errors,
 )
-from vae.factor_analysis.structure import Layout
+from vae.exact.factor_analysis.structure import Layout
 
 
 def close(got, expected, digits):

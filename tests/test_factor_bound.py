@@ -7,10 +7,10 @@ import torch
 from factor_models import ENCODERS, MASK, SEEN, K, P, arbitrary, covariance, exploratory_truth, sample
 from torch.testing import assert_close
 
-from vae import linear_gaussian as lg
-from vae.factor_analysis import Parameters, confirmatory, elbo, elbo_of, gap, log_likelihood, posterior, precision
-from vae.factor_analysis.profile import _derivatives
-from vae.factor_analysis.structure import Layout
+from vae.exact import linear_gaussian as lg
+from vae.exact.factor_analysis import Parameters, confirmatory, elbo, elbo_of, gap, log_likelihood, posterior, precision
+from vae.exact.factor_analysis.profile import _derivatives
+from vae.exact.factor_analysis.structure import Layout
 
 FAMILIES = pytest.mark.parametrize("encoder", ENCODERS)
 

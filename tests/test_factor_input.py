@@ -7,7 +7,7 @@ import torch
 from factor_models import MASK, TIES, K, P, arbitrary, correlated, covariance, exploratory_truth, matrix, sample
 from torch.testing import assert_close
 
-from vae.factor_analysis import (
+from vae.exact.factor_analysis import (
     Patterns,
     confirmatory,
     elbo,

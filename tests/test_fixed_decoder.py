@@ -5,9 +5,9 @@ import torch
 from decoders import nonlinear, prior
 from torch.testing import assert_close
 
-from vae import linear_gaussian as lg
-from vae.fixed_decoder import _point, ais_rate_distortion
+from vae.exact import linear_gaussian as lg
 from vae.gaussian import DiagonalGaussian, FullGaussian
+from vae.inference.rate_curve import _point, ais_rate_distortion
 
 B, Z, X = 11, 3, 7
 SLOPES = [0.1, 0.5, 2.0]

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import vae
-
 ROOT = Path(vae.__file__).parent
 FLOORS = {
     0: {

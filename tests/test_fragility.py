@@ -5,12 +5,11 @@ import pytest
 import toy
 from typer.testing import CliRunner
 
-import vae
-from vae import fragility
-from vae.claims import Verdict
-from vae.cli import app
-from vae.experiment import find
-from vae.fragility import Reruns, agreement, load, measure, save, verdicts_of
+from measured import reruns as fragility
+from measured.claims import Verdict
+from measured.cli import app
+from measured.experiment import find
+from measured.reruns import Reruns, agreement, load, measure, save, verdicts_of
 
 ROOT = Path(vae.__file__).parent
 RANDOM = """\

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vae.lbfgs import minimise
+from vae.inference.lbfgs import minimise
 from vae.noise import generator
 
 E, P = 5, 7  # problems, variables

@@ -6,7 +6,7 @@ import torch
 from scipy import optimize, stats
 from torch.testing import assert_close
 
-from vae import linear_gaussian as lg
+from vae.exact import linear_gaussian as lg
 from vae.gaussian import DiagonalGaussian, kl
 
 N, X, Z = 11, 7, 3

@@ -6,9 +6,9 @@ from decoders import exact_elbo, linear, linear_log_joint, nonlinear, prior
 from scipy import optimize
 from torch.testing import assert_close
 
-from vae import linear_gaussian as lg
+from vae.exact import linear_gaussian as lg
 from vae.gaussian import DiagonalGaussian, FullGaussian, kl
-from vae.local import best_of, fit_local, prior_starts
+from vae.inference.local import best_of, fit_local, prior_starts
 
 B, Z, PSI = 11, 3, 0.3
 FAMILIES = [DiagonalGaussian, FullGaussian]

@@ -5,9 +5,9 @@ import torch
 from decoders import nonlinear
 from torch.testing import assert_close
 
-from vae import log_joint as joint
 from vae.gaussian import DiagonalGaussian
-from vae.objectives import terms
+from vae.inference import log_joint as joint
+from vae.train.objectives import terms
 
 S, B, Z = 7, 5, 2
 

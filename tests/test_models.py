@@ -5,18 +5,10 @@ import torch
 from scipy import stats
 from torch.testing import assert_close
 
-from vae.ensemble import stack
-from vae.models import (
-    VAE,
-    BernoulliLikelihood,
-    CommittedEncoder,
-    DiagonalGaussianLikelihood,
-    GaussianLikelihood,
-    LinearEncoder,
-    MLPEncoder,
-    linear_vae_model,
-    mlp,
-)
+from vae.models.ensemble import stack
+from vae.models.likelihoods import BernoulliLikelihood, DiagonalGaussianLikelihood, GaussianLikelihood
+from vae.models.networks import CommittedEncoder, LinearEncoder, MLPEncoder, mlp
+from vae.models.vae import VAE, linear_vae_model
 from vae.noise import generator
 
 K, B, X, Z = 7, 5, 11, 3

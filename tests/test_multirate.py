@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
-from vae.ensemble import stack
-from vae.models import GaussianLikelihood
-from vae.multirate import GatedMLP, MultiRateVAE, spread
+from vae.models.ensemble import stack
+from vae.models.likelihoods import GaussianLikelihood
+from vae.models.multirate import GatedMLP, MultiRateVAE, spread
 from vae.noise import generator
-from vae.objectives import elbo, terms
 from vae.train import Schedule, train
+from vae.train.objectives import elbo, terms
 
 X, Z, HIDDEN = 7, 2, [5]
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 import yaml
 
-from vae import claims, fragility, record
-from vae.experiment import experiments, profile_parameters
+from measured import claims, record
+from measured import reruns as fragility
+from measured.experiment import experiments, profile_parameters
 
 ROOT = record.project_root()
 EXPERIMENTS = experiments(ROOT)

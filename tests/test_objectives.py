@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vae import linear_gaussian as lg
+from vae.exact import linear_gaussian as lg
 from vae.gaussian import DiagonalGaussian, relative_weight_variance
-from vae.models import linear_vae_model
+from vae.models.vae import linear_vae_model
 from vae.noise import generator
-from vae.objectives import Terms, check_numbers, elbo, free_bits, iwae, minimum_rate, terms
+from vae.train.objectives import Terms, check_numbers, elbo, free_bits, iwae, minimum_rate, terms
 
 K, B, X, Z = 7, 5, 11, 3
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vae import checkpoint
-from vae.pieces import kept
+from measured.pieces import kept
+from vae.train import checkpoint
 
 
 def counted():

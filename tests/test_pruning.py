@@ -4,15 +4,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vae import log_joint as joint
-from vae.decoders import MADE, SkipDecoder
-from vae.diagnostics import aggregate_kl, rate_per_dim
-from vae.ensemble import stack
-from vae.models import VAE, BernoulliLikelihood, MLPEncoder, linear_vae_model, mlp
+from vae.diagnostics.information import aggregate_kl, rate_per_dim
+from vae.inference import log_joint as joint
+from vae.models.decoders import MADE, SkipDecoder
+from vae.models.ensemble import stack
+from vae.models.likelihoods import BernoulliLikelihood
+from vae.models.networks import MLPEncoder, mlp
+from vae.models.pruning import pruned
+from vae.models.vae import VAE, linear_vae_model
 from vae.noise import generator
-from vae.objectives import elbo, log_px, terms
-from vae.pruning import pruned
 from vae.train import Execution, Schedule, train
+from vae.train.objectives import elbo, log_px, terms
 
 K, B, X, Z = 7, 5, 11, 3
 MEMBERS = [{"seed": 0, "beta": 1.0}, {"seed": 1, "beta": 1.0}]

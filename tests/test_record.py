@@ -16,11 +16,10 @@ import pytest
 import torch
 import toy
 
-import vae
-import vae.data
-from vae import checkpoint
-from vae.config import Device, Positive
-from vae.record import (
+import measured
+import vae.data.images
+from measured.config import Positive
+from measured.record import (
     Result,
     code_key,
     combined,
@@ -34,7 +33,9 @@ from vae.record import (
     store,
     write,
 )
-from vae.record.provenance import circumstances, peak_memory_mb
+from measured.record.provenance import circumstances, peak_memory_mb
+from vae.device import Device
+from vae.train import checkpoint
 
 NUMBERS = count()
 TABLE = pd.DataFrame(
@@ -53,7 +54,7 @@ FACTS = toy.FACTS | {
 }
 
 
-class Config(vae.Config):
+class Config(measured.Config):
     rate: Positive
     device: Device
 
@@ -81,7 +82,7 @@ def root(tmp_path, monkeypatch):
     """A project folder in place of this one."""
     (tmp_path / "root" / "notebooks").mkdir(parents=True)
     (tmp_path / "root" / "pyproject.toml").touch()
-    monkeypatch.setattr("vae.record.paths.__file__", str(tmp_path / "root" / "vae" / "record" / "paths.py"))
+    monkeypatch.setattr("measured.record.paths.__file__", str(tmp_path / "root" / "vae" / "record" / "paths.py"))
     return tmp_path / "root"
 
 
@@ -208,9 +209,9 @@ from functools import partial
 from typing import TypeVar
 from numpy import exp
 from torch.nn.functional import softplus
-import vae
+import measured
 
-class Config(vae.Config):
+class Config(measured.Config):
     rate: float
 
 Alias = list[int] | None
@@ -225,7 +226,9 @@ table = 3
 
 
 def test_the_config_class_does_not_count_because_its_values_do():
-    source = "import vae\nclass Config(vae.Config):\n    rate: float\n\ndef compute(config: Config):\n    return 1\n"
+    source = (
+        "import vae\nclass Config(measured.Config):\n    rate: float\n\ndef compute(config: Config):\n    return 1\n"
+    )
     assert cell_key(source) == cell_key(source.replace("rate: float", "rate: int"))
 
 
@@ -303,7 +306,7 @@ def test_a_module_edited_after_it_was_loaded_is_refused(package):
 
 
 def test_reaching_result_does_not_reach_the_storage():
-    assert keys._imported({Result.__module__}) == ["vae.record.result"]
+    assert keys._imported({Result.__module__}) == ["measured.record.result"]
 
 
 # the key: parameters and data
@@ -329,9 +332,9 @@ def test_the_key_depends_on_the_declared_digest_of_the_data(monkeypatch):
     class WithData(vae.Config):
         dataset: str
 
-    monkeypatch.setattr(vae.data, "declared_digest", lambda name: f"digest of {name}")
+    monkeypatch.setattr(vae.data.images, "declared_digest", lambda name: f"digest of {name}")
     before = key("toy/sum", WithData(dataset="digits"), compute)
-    monkeypatch.setattr(vae.data, "declared_digest", lambda name: f"new digest of {name}")
+    monkeypatch.setattr(vae.data.images, "declared_digest", lambda name: f"new digest of {name}")
     assert key("toy/sum", WithData(dataset="digits"), compute) != before
 
 
@@ -486,7 +489,7 @@ def counting():
 @pytest.fixture
 def uncounted(monkeypatch):
     """Lets a test's compute count its calls, which the key rightly refuses in a notebook."""
-    monkeypatch.setattr("vae.record.keys.code_key", lambda compute: compute.__qualname__)
+    monkeypatch.setattr("measured.record.keys.code_key", lambda compute: compute.__qualname__)
 
 
 @pytest.mark.usefixtures("uncounted")
@@ -612,13 +615,13 @@ def test_a_published_record_of_other_data_is_refused(root, monkeypatch):
     class WithData(vae.Config):
         dataset: str
 
-    monkeypatch.setattr(vae.data, "declared_digest", lambda name: "old")
+    monkeypatch.setattr(vae.data.images, "declared_digest", lambda name: "old")
     record = compute_or_load("toy/sum", WithData(dataset="digits"), data_compute)
     (root / "results" / "toy").mkdir(parents=True)
     record.path.rename(root / "results" / "toy" / "sum")
     monkeypatch.setenv("VAE_RECORDS", "published")
     assert compute_or_load("toy/sum", WithData(dataset="digits"), data_compute).status == "published"
-    monkeypatch.setattr(vae.data, "declared_digest", lambda name: "new")
+    monkeypatch.setattr(vae.data.images, "declared_digest", lambda name: "new")
     with pytest.raises(ValueError, match="for another run: the data have another digest; make it with"):
         compute_or_load("toy/sum", WithData(dataset="digits"), data_compute)
 
@@ -666,7 +669,9 @@ def test_the_commit_is_dirty_if_sources_differ_from_it_and_null_outside_git(root
 
 def test_the_project_is_found_from_the_package_else_upward_from_here(root, tmp_path, monkeypatch):
     assert project_root() == root
-    monkeypatch.setattr("vae.record.paths.__file__", str(tmp_path / "site-packages" / "vae" / "record" / "paths.py"))
+    monkeypatch.setattr(
+        "measured.record.paths.__file__", str(tmp_path / "site-packages" / "vae" / "record" / "paths.py")
+    )
     monkeypatch.chdir(root / "notebooks")
     assert project_root() == root
     monkeypatch.chdir(tmp_path)

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vae.decoders import MADE, FiLMDecoder
-from vae.ensemble import stack
-from vae.models import VAE, BernoulliLikelihood, CommittedEncoder, MLPEncoder, mlp
+from vae.models.decoders import MADE, FiLMDecoder
+from vae.models.ensemble import stack
+from vae.models.likelihoods import BernoulliLikelihood
+from vae.models.networks import CommittedEncoder, MLPEncoder, mlp
+from vae.models.vae import VAE
 from vae.noise import Shuffled, generator
-from vae.objectives import annealing, elbo, free_bits, terms
 from vae.train import Aggressive, Execution, Schedule, train
+from vae.train.objectives import annealing, elbo, free_bits, terms
 from vae.train.plan import has_compiler
 from vae.train.step import rates_at
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vae import scores
-from vae.factor_analysis import confirmatory, fit, log_likelihood, optima, standard_errors
-from vae.factor_analysis.structure import Layout
+from vae.data import scores
+from vae.exact.factor_analysis import confirmatory, fit, log_likelihood, optima, standard_errors
+from vae.exact.factor_analysis.structure import Layout
 
 needs_semopy = pytest.mark.skipif(util.find_spec("semopy") is None, reason="pip install 'vae-measured[data]'")
 THREE = confirmatory(torch.eye(3).repeat_interleave(3, 0), "free")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vae import shannon
-from vae.linear_gaussian import linear_vae
+from vae.exact import shannon
+from vae.exact.linear_gaussian import linear_vae
 
 
 def double(values):

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vae import linear_gaussian as lg
-from vae.ensemble import Ensemble, stack
-from vae.models import VAE, BernoulliLikelihood, MLPEncoder, linear_vae_model, mlp
+from vae.exact import linear_gaussian as lg
+from vae.models.ensemble import Ensemble, stack
+from vae.models.likelihoods import BernoulliLikelihood
+from vae.models.networks import MLPEncoder, mlp
+from vae.models.vae import VAE, linear_vae_model
 from vae.noise import Shuffled, generator
-from vae.objectives import elbo, terms
 from vae.train import DivergedError, Schedule, train
+from vae.train.objectives import elbo, terms
 
 N, X, Z = 53, 7, 2
 SHORT = Schedule(steps=23, batch_size=11, learning_rate=1e-2, n_samples=3, log_every=5)

@@ -1,4 +1,5 @@
-"""A small project with one small experiment, for tests of what executes notebooks. Its kernel imports no torch."""
+"""A small project with one small experiment and a package of its own, for tests of what executes notebooks. Its kernels
+cannot import torch."""
 
 import os
 from pathlib import Path
@@ -6,8 +7,6 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-
-import vae
 
 FACTS = {  # of a record that nothing computed
     "key": "k",
@@ -21,18 +20,31 @@ FACTS = {  # of a record that nothing computed
     "threads": None,
     "peak_memory_mb": None,
 }
+PYPROJECT = """\
+[project]
+name = "toy"
+
+[tool.measured]
+package = "arithmetic"
+command = "vae"
+"""
+ARITHMETIC = """\
+def rows(steps, scale):
+    return {"step": range(steps), "value": scale}
+"""
 PARAMETERS = """\
 steps = 3      # how many
 scale = 0.5    # of each
 """
 RULES = """\
+import arithmetic
+import measured
 import pandas as pd
-import vae
-from vae import record
-from vae.claims import Verdict, judge
-from vae.config import Count, Positive
+from measured import record
+from measured.claims import Measured, judge
+from measured.config import Count, Positive
 
-class Config(vae.Config):
+class Config(measured.Config):
     steps: Count
     scale: Positive
 
@@ -40,23 +52,23 @@ config = Config.load(globals())
 """
 COMPUTE = """\
 def compute(config):
-    return pd.DataFrame({"step": range(config.steps), "value": config.scale})
+    return pd.DataFrame(arithmetic.rows(config.steps, config.scale))
 """
 RECORD = """\
 # compute the table
 table = record.compute_or_load("toy/sum", config, compute).table
 """
 CRITERIA = """\
-def positive(table):
-    return Verdict(table.value.min(), 0.01, "holds" if table.value.min() > 0.05 else "fails")
+def positive(table, parameters):
+    return Measured(table.value.min(), 0.01, df=9).at_least(0.05)
 
 criteria = {"toy-positive": positive}
-judged = judge("toy", criteria, table)
+judged = judge("toy", criteria, table, config)
 """
 CLAIMS = """\
 - {id: toy-positive, statement: Values are positive., source: chapter, criterion: The least is > 0.05., notebook: toy}
 """
-METADATA = {"vae": {"measures": "a sum", "expect": {"quick": {"seconds": 5, "memory_mb": 90}}}}
+METADATA = {"measured": {"measures": "a sum", "expect": {"quick": {"seconds": 5, "memory_mb": 90}}}}
 
 
 def notebook(**replaced: str) -> nbformat.NotebookNode:
@@ -80,13 +92,15 @@ def project(root: Path, monkeypatch: pytest.MonkeyPatch, **replaced: str) -> Pat
     """A project in `root` with its own cache, which this process and the kernels that it starts take for theirs."""
     for folder in ("notebooks", "profiles", "book", "results"):
         (root / folder).mkdir(parents=True)
-    (root / "pyproject.toml").touch()
-    (root / "vae").symlink_to(Path(vae.__file__).parent)
+    (root / "pyproject.toml").write_text(PYPROJECT)
+    (root / "arithmetic.py").write_text(ARITHMETIC)
+    (root / "without" / "torch").mkdir(parents=True)
+    (root / "without" / "torch" / "__init__.py").write_text('raise ImportError("there is no torch here")\n')
     (root / "book" / "claims.yml").write_text(CLAIMS)
     (root / "profiles" / "full.yaml").write_text("toy: {steps: 5, scale: 1e-1}\n")
     nbformat.write(notebook(**replaced), root / "notebooks" / "toy.ipynb")
-    monkeypatch.setattr("vae.record.paths.__file__", str(root / "vae" / "record" / "paths.py"))
-    monkeypatch.setenv("PYTHONPATH", f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    places = [str(root), str(root / "without"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
     monkeypatch.setenv("VAE_CACHE_DIR", str(root / "cache"))
     monkeypatch.delenv("VAE_RECORDS", raising=False)
     monkeypatch.chdir(root)

@@ -1,20 +1,8 @@
-"""The environment variables that say how to run, each checked where it is read and all of them before a run."""
+"""The environment variables that say how to compute, each checked where it is read and all of them before a run."""
 
 from __future__ import annotations
 
 import os
-
-from vae.config import nearest
-
-MODES = ("auto", "compute", "published")
-
-
-def records_mode() -> str:
-    """VAE_RECORDS: where records come from, by default "auto". ValueError: an unknown one."""
-    mode = os.environ.get("VAE_RECORDS") or "auto"
-    if mode not in MODES:
-        raise ValueError(f"VAE_RECORDS {mode!r} is unknown; {nearest(mode, MODES)}")
-    return mode
 
 
 def switch(variable: str) -> bool | None:
@@ -35,9 +23,18 @@ def count(variable: str) -> int | None:
     return int(text) if text else None
 
 
+def run_number() -> int:
+    """VAE_RUN, by default 0: which set of random streams this process and its workers draw. Every random number of the
+    package comes from here, but how data are split and binarised. ValueError: no whole number."""
+    text = os.environ.get("VAE_RUN") or "0"
+    if not text.isdigit():
+        raise ValueError(f"VAE_RUN must be a whole number, got {text!r}; unset it for the usual random streams")
+    return int(text)
+
+
 def check() -> None:
     """ValueError if any of them is odd."""
-    records_mode()
     switch("VAE_COMPILE")
     count("VAE_WORKERS")
     count("VAE_CHUNK")
+    run_number()

@@ -13,14 +13,28 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from vae.check import whole
+from vae.environment import run_number
+
+APART = 10**6  # seeds from one run to the next; no experiment counts up to that
+
 
 def generator(seed: int, purpose: str) -> Generator:
     """The stream of `seed` for one purpose ("init", "batches", ...); streams of different purposes are independent."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}; use 0, 1, 2, ...")
-    entropy = np.random.SeedSequence([seed, zlib.crc32(purpose.encode())])
+    entropy = np.random.SeedSequence([_of_this_run(seed), zlib.crc32(purpose.encode())])
     state = int(entropy.generate_state(1, np.uint64)[0])
     return Generator().manual_seed(state)
+
+
+def numpy_generator(seed: int, *more: int) -> np.random.Generator:
+    """NumPy's generator for a seed and further numbers that tell it from others of that seed, for what PyTorch cannot
+    draw."""
+    return np.random.default_rng([_of_this_run(seed), *more])
+
+
+def _of_this_run(seed: int) -> int:
+    """The seed, checked, in the streams of this run."""
+    return whole("seed", seed, 0, "use 0, 1, 2, ...") + APART * run_number()
 
 
 class Shuffled:
@@ -48,8 +62,7 @@ class Shuffled:
 
 def per_datum(seed: int, purpose: str, first: int, count: int) -> list[Generator]:
     """One stream for each of the data first, first + 1, ...: what a datum draws does not depend on its company."""
-    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-        raise ValueError(f"first must be an integer of at least 0, got {first!r}; pass the number of the first datum")
+    first = whole("first", first, 0, "pass the number of the first datum")
     generator(seed, purpose)  # refuses a bad seed by its name
     return [generator(seed, f"{purpose}, datum {row}") for row in range(first, first + count)]
 

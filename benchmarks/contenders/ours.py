@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from benchmarks.cases import BATCH, LEARNING_RATE, Case, Weights, data, weights
-from vae.ensemble import Ensemble, stack
-from vae.models import VAE, BernoulliLikelihood, MLPEncoder, mlp
+from vae.models.ensemble import Ensemble, stack
+from vae.models.likelihoods import BernoulliLikelihood
+from vae.models.networks import MLPEncoder, mlp
+from vae.models.vae import VAE
 from vae.noise import generator
-from vae.objectives import elbo, terms
+from vae.train.objectives import elbo, terms
 from vae.train.plan import Execution, Work, plan
 from vae.train.run import Job, Run
 from vae.train.schedule import Schedule

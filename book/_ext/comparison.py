@@ -11,9 +11,9 @@ from listing import list_table
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from vae.claims import Verdict, measured
-from vae.figures import select
-from vae.record import Record, project_root, read
+from measured.claims import Verdict, measured
+from measured.record import Record, project_root, read
+from measured.tables import select
 
 
 def over_seeds(rows: pd.DataFrame) -> str:

@@ -1,6 +1,6 @@
 """On every notebook's page: how it was run, with its notebook and its tables to download.
 
-What is shown stands in the notebook's own outputs (the record bundles that `vae.record` displays); what is
+What is shown stands in the notebook's own outputs (the record bundles that `measured.record` displays); what is
 missing there is shown as NOT RECORDED, never left out.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from vae.claims import read_notebook, shown
-from vae.record.memo import MIME
+from measured.claims import read_notebook, shown
+from measured.record.memo import MIME
 
 MISSING = "NOT RECORDED"
 

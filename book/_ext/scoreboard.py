@@ -11,7 +11,8 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from vae import claims, fragility
+from measured import claims
+from measured import reruns as fragility
 
 GROUPS = {
     "chapter": "The chapter’s claims",

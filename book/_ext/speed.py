@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from vae import figures
-from vae.record import Record, project_root, read
+from measured import figures
+from measured.record import Record, project_root, read
 
 sys.path.append(str(project_root()))  # benchmarks/ is no installed package
 from benchmarks import factor_analysis  # noqa: E402

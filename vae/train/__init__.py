@@ -1,7 +1,26 @@
-"""One trainer for every sweep: all members of an ensemble, one loop, stochastic gradients by reparameterisation."""
+"""One trainer for every sweep: all members of an ensemble, one loop, stochastic gradients by reparameterisation.
 
+Start in `trainer` (`train`) and `objectives` (what is maximised); `schedule` says how long, `plan` how it is carried
+out, `step` is one step as a pure function, `run` one chunk of members, `checkpoint` what an interrupted run leaves.
+"""
+
+from vae.train.objectives import elbo, free_bits, iwae, log_px, minimum_rate, terms
 from vae.train.plan import Execution, Plan
 from vae.train.schedule import Aggressive, Schedule
 from vae.train.trainer import DivergedError, Trained, train
 
-__all__ = ["Aggressive", "DivergedError", "Execution", "Plan", "Schedule", "Trained", "train"]
+__all__ = [
+    "Aggressive",
+    "DivergedError",
+    "Execution",
+    "Plan",
+    "Schedule",
+    "Trained",
+    "elbo",
+    "free_bits",
+    "iwae",
+    "log_px",
+    "minimum_rate",
+    "terms",
+    "train",
+]

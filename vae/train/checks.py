@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vae.ensemble import Ensemble
-from vae.objectives import check_numbers
+from vae.models.ensemble import Ensemble
+from vae.train.objectives import check_numbers
 from vae.train.run import belongs
 from vae.train.schedule import Schedule
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from vae import checkpoint
-from vae.ensemble import Ensemble
+from vae.models.ensemble import Ensemble
+from vae.train import checkpoint
 from vae.train.plan import Plan
 from vae.train.schedule import Schedule
 from vae.train.step import Objective, Stretch, Tree, captured, compiled, each, eager, rates_at, step_of
@@ -57,6 +57,15 @@ def belongs(parameter: str, part: str) -> bool:
     return parameter == part or parameter.startswith(part + ".")
 
 
+def numbers_of(ensemble: Ensemble) -> dict[str, Tensor]:
+    """What of the members' declarations objectives can read: their numbers (E,), by name."""
+    return {
+        name: ensemble.column(name)
+        for name, value in ensemble.members[0].items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
 class Outcome(NamedTuple):
     """A chunk trained: params {name: (E, ...)}, history (rows, E) at `steps`, frozen_at (E,), -1 for the healthy."""
 
@@ -80,11 +89,7 @@ class Run:
         self.streams = Streams(
             ensemble.members, len(job.rows.values), schedule, job.z_dim, self.dtype, job.subsets, place.type == "cuda"
         )
-        numbers = {
-            name: ensemble.column(name)
-            for name, value in ensemble.members[0].items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        }
+        numbers = numbers_of(ensemble)
         default = torch.full((n,), schedule.learning_rate, dtype=self.dtype, device=place)
         params = {name: _laid_out(ensemble.params[name]) for name in job.moving}
         self.state: Tree = {

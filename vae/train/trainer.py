@@ -10,9 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
-from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
 import joblib
@@ -21,12 +19,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from vae import checkpoint
-from vae.config import resolve_device
-from vae.ensemble import Ensemble
+from vae.device import resolve_device
+from vae.models.ensemble import Ensemble
+from vae.noise import generator
+from vae.train import checkpoint
 from vae.train.checks import check
 from vae.train.plan import Execution, Plan, Work, plan
-from vae.train.run import Job, Outcome, belongs, trained
+from vae.train.run import Job, Outcome, belongs, numbers_of, trained
 from vae.train.schedule import Schedule
 from vae.train.step import Objective
 from vae.train.streams import Rows, rows_of, stream_keys
@@ -105,7 +104,7 @@ def train(
     size = sum(p[0].numel() for p in ensemble.params.values())
     chosen = plan(order, Work(size, schedule.batch_size * schedule.n_samples, schedule.steps), place, execution)
     folder, chosen = _folder(
-        execution, chosen, lambda: _identity(ensemble, objective, rows, schedule, moving, subsets, place, chosen)
+        execution, chosen, lambda: _identity(ensemble, objective, rows, schedule, z_dim, moving, subsets, place, chosen)
     )
     log.info("training %d members: %s", len(ensemble), chosen)
 
@@ -207,22 +206,16 @@ def _folder(execution: Execution, chosen: Plan, identify: Callable[[], dict[str,
 
     ValueError: something else than that plan was asked for.
     """
-    folder, home = execution.checkpoint, checkpoint.home()
-    if folder is not None:
-        identity = identify()
-    elif home is not None:
-        identity = identify()
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        folder = home / f"{checkpoint.number():03}-{digest[:16]}"
-    else:
+    if execution.checkpoint is None:
         return None, chosen
-    found = checkpoint.claim(Path(folder), identity, chosen.lasting)
+    folder = Path(execution.checkpoint)
+    found = checkpoint.claim(folder, identify(), chosen.lasting)
     if differ := [name for name in chosen.forced if found[name] != chosen.lasting[name]]:
         raise ValueError(
             f"{folder} holds a run whose {' and '.join(differ)} differ from what Execution or the environment asks "
             "for; leave the choice open to go on with that run, or delete the folder to start afresh"
         )
-    return Path(folder), chosen._replace(chunks=tuple(map(tuple, found["chunks"])), compile=found["compile"])
+    return folder, chosen._replace(chunks=tuple(map(tuple, found["chunks"])), compile=found["compile"])
 
 
 def _identity(
@@ -230,13 +223,14 @@ def _identity(
     objective: Objective,
     rows: Rows,
     schedule: Schedule,
+    z_dim: int,
     moving: Sequence[str],
     subsets: Sequence[Tensor] | None,
     place: torch.device,
     chosen: Plan,
 ) -> dict[str, Any]:
-    """What makes a run this one and no other. Of the objective it is the code and what that holds, not what it calls by
-    global names; of the model its structure and plain attributes.
+    """What makes a run this one and no other. An objective is known by what it says of some data, not by its code,
+    which may read anything: a list that it closes over, a global, a file.
     """
     start = [*ensemble.params.values(), *ensemble.buffers.values()]
     return {
@@ -246,13 +240,30 @@ def _identity(
         "initial parameters": _digest(start),
         "data": _digest([rows.values]),
         "subsets": None if subsets is None else _digest(subsets),
-        "model": _hash([_told((name, part, *vars(part).items())) for name, part in ensemble.model.named_modules()]),
-        "objective": _hash(_told((objective, *_held(objective)))),
+        "objective": _digest(_said(ensemble, objective, rows, schedule, z_dim)),
         "dtype": str(rows.dtype),
         "device": place.type,
         "threads": torch.get_num_threads() if place.type == "cpu" and chosen.workers == 1 else 1,
         "torch": torch.__version__,
     }
+
+
+def _said(ensemble: Ensemble, objective: Objective, rows: Rows, schedule: Schedule, z_dim: int) -> list[Tensor]:
+    """The objective of every member at its initial parameters, for the first data and fixed noise, early and late."""
+    count = min(schedule.batch_size, 32)
+    x = rows.at(torch.arange(count) % len(rows.values))
+    eps = torch.randn(schedule.n_samples, count, z_dim, generator=generator(0, "identity"), dtype=x.dtype)
+    numbers = numbers_of(ensemble)
+
+    def of_one(model: Any, member: dict[str, Tensor]) -> Tensor:
+        return objective(model, x, eps, member)
+
+    return [
+        ensemble.map(
+            of_one, numbers | {"progress": torch.full((len(ensemble),), at, dtype=x.dtype)}, in_dims=[0]
+        ).detach()
+        for at in (0.0, 0.3, 0.7, 1.0)
+    ]
 
 
 def _digest(tensors: Sequence[Tensor]) -> str:
@@ -261,43 +272,3 @@ def _digest(tensors: Sequence[Tensor]) -> str:
         content = tensor.detach().cpu().contiguous().numpy().tobytes()
         found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + content)
     return found.hexdigest()
-
-
-def _hash(value: object) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()
-
-
-def _told(value: object) -> object:
-    """What tells a value from others, the same in every process: plain values and tensors by their content, tuples by
-    what they hold, functions by their code, all else by its type.
-    """
-    match value:
-        case None | bool() | int() | float() | str():
-            return repr(value)
-        case Tensor():
-            return _digest([value])
-        case tuple():
-            return [_told(v) for v in value]
-        case FunctionType():
-            return _code(value.__code__)
-        case _:
-            return f"{type(value).__module__}.{type(value).__qualname__}"
-
-
-def _held(function: object) -> tuple[object, ...]:
-    """What a function closes over, and its defaults; of a partial one the arguments too."""
-    if isinstance(function, partial):
-        return (function.func, *function.args, *function.keywords.items(), *_held(function.func))
-    if not isinstance(function, FunctionType):
-        return ()
-    cells = (cell.cell_contents for cell in function.__closure__ or ())
-    return (*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items())
-
-
-def _code(code: CodeType) -> str:
-    """A hash of a function's instructions, names and constants, inner functions included."""
-    constants = [
-        _code(c) if isinstance(c, CodeType) else repr(sorted(c, key=repr) if isinstance(c, frozenset) else c)
-        for c in code.co_consts  # a set has another order in every process
-    ]
-    return _hash((code.co_code, code.co_names, constants))

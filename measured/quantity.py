@@ -1,0 +1,378 @@
+"""Measured quantities and what is decided by them.
+
+A `Measured` is one number that a page shows: what it is of, value, standard error, n, unit. Differences, ratios, means
+and the worst of several are its operations; a limit makes a `Verdict` of it, by Student's t. Nothing between a table
+and a verdict is done by hand, and so every verdict knows the tables that would have turned it (`Verdict.counterfeits`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from measured.tables import select
+
+Outcome = Literal["holds", "holds if", "fails", "undecided"]
+Side = Literal["at most", "at least"]
+Reason = Literal["not resolved", "not converged", "not reached", "not stable"]
+Move = Callable[[pd.DataFrame, float], pd.DataFrame]  # a table in which the quantity is another number
+
+LEVEL = 0.05  # of the two-sided intervals that decide
+
+
+def _cannot_move(table: pd.DataFrame, target: float) -> pd.DataFrame:
+    raise ValueError("this quantity was made by hand; pass move=, which makes a table in which it is another number")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number with its standard error: of what, from how many (`n` seeds, or data where there is one seed), in which
+    unit. `df`: the degrees of freedom of `se`; infinite where it is exact (se = 0). `move(table, target)` gives the
+    table that it was measured on as it would be if this number were `target`."""
+
+    value: float
+    se: float = 0.0
+    n: int = 1
+    of: str = ""
+    unit: str = "nats"
+    df: float = math.inf
+    move: Move = field(default=_cannot_move, repr=False, compare=False)
+
+    def named(self, of: str, unit: str | None = None) -> Measured:
+        """The same, called so."""
+        return replace(self, of=of, unit=self.unit if unit is None else unit)
+
+    def minus(self, other: Measured | float, of: str = "") -> Measured:
+        """The difference of two that share nothing; where they share seeds or images take `paired`."""
+        second = _as_measured(other)
+        return self._with(
+            second, self.value - second.value, 1.0, 1.0, lambda table, to: self.move(table, to + second.value), of
+        )
+
+    def over(self, other: Measured | float, of: str = "", unit: str = "ratio") -> Measured:
+        """The ratio of two that share nothing, its error to first order."""
+        second = _as_measured(other)
+        ratio = self.value / second.value
+        found = self._with(
+            second,
+            ratio,
+            1 / abs(second.value),
+            abs(ratio / second.value),
+            lambda table, to: self.move(table, to * second.value),
+            of,
+        )
+        return replace(found, unit=unit)
+
+    def times(self, factor: float, unit: str | None = None) -> Measured:
+        """In other units."""
+        return replace(
+            self,
+            value=self.value * factor,
+            se=self.se * abs(factor),
+            unit=self.unit if unit is None else unit,
+            move=lambda table, to: self.move(table, to / factor),
+        )
+
+    def size(self, of: str = "") -> Measured:
+        """The absolute value."""
+        sign = -1.0 if self.value < 0 else 1.0
+        found = replace(self, value=abs(self.value), move=lambda table, to: self.move(table, sign * to))
+        return found.named(of) if of else found
+
+    def at_most(self, limit: float, comparisons: int = 1) -> Verdict:
+        """Whether it is at most `limit`, at 95 % by Student's t. `comparisons`: of how many like it this one is the
+        worst, so that "fails" has to hold up at 5 % over their number."""
+        return _judged(self, limit, "at most", comparisons)
+
+    def at_least(self, limit: float, comparisons: int = 1) -> Verdict:
+        """Whether it is at least `limit`; otherwise as `at_most`."""
+        return _judged(self, limit, "at least", comparisons)
+
+    def undecided(self, reason: Reason) -> Verdict:
+        """No verdict, whatever the number."""
+        return Verdict(self.value, self.se, "undecided", "", self.of, self.n, self.unit, reason=reason)
+
+    def _with(self, other: Measured, value: float, slope: float, other_slope: float, move: Move, of: str) -> Measured:
+        first, second = (slope * self.se) ** 2, (other_slope * other.se) ** 2
+        return Measured(
+            value,
+            math.sqrt(first + second),
+            max(self.n, other.n),
+            of or self.of,
+            self.unit,
+            _satterthwaite((first, self.df), (second, other.df)),
+            move,
+        )
+
+
+def _as_measured(number: Measured | float) -> Measured:
+    return number if isinstance(number, Measured) else Measured(float(number))
+
+
+def _satterthwaite(*parts: tuple[float, float]) -> float:
+    """Degrees of freedom of a sum of variances, from those of each (Welch 1947; Satterthwaite 1946, eq. 17)."""
+    total = sum(variance for variance, _ in parts)
+    below = sum(variance**2 / df for variance, df in parts if variance and math.isfinite(df))
+    return total**2 / below if below else math.inf
+
+
+def measured(table: pd.DataFrame, of: str = "", **where: Any) -> Measured:
+    """The mean over the rows that `where` selects: one for each seed, or one alone.
+
+    Rows that have errors of their own are taken to share their data (images), whose error averaging over seeds does not
+    reduce: se^2 is the mean of theirs plus, for two rows or more, sd^2 / rows, with the degrees of freedom of both.
+    ValueError: no such row, or several of one seed.
+    """
+    rows = select(table, **where)
+    if "seed" in rows and rows["seed"].duplicated().any():
+        raise ValueError(f"where must select one row for each seed, got {len(rows)} for {where}; name more columns")
+    return of_rows(rows, of)
+
+
+def of_rows(rows: pd.DataFrame, of: str = "") -> Measured:
+    """As `measured`, of these rows of a table."""
+    values, n = rows["value"].to_numpy(float), len(rows)
+    own = float((rows["se"].to_numpy(float) ** 2).mean()) if "se" in rows else 0.0
+    between = float(values.var(ddof=1)) / n if n > 1 else 0.0
+    data = int(rows["n"].min()) if "n" in rows else 1
+    mean = float(values.mean())
+
+    def move(table: pd.DataFrame, target: float) -> pd.DataFrame:
+        moved = table.copy()
+        moved.loc[rows.index, "value"] += target - mean
+        return moved
+
+    df = _satterthwaite((own, max(data - 1, 1)), (between, max(n - 1, 1)))
+    name = of or (str(rows["quantity"].iloc[0]) if "quantity" in rows else "")
+    unit = str(rows["unit"].iloc[0]) if "unit" in rows else ""
+    return Measured(mean, math.sqrt(own + between), n if n > 1 else data, name, unit, df, move)
+
+
+def paired(first: pd.DataFrame, second: pd.DataFrame, of: str = "", by: str | Sequence[str] = "seed") -> Measured:
+    """The mean difference of two sets of rows that share seeds, seed by seed: its error is that of the differences,
+    which is what images and minibatches have in common taken out. ValueError: they have other seeds."""
+    keys = [by] if isinstance(by, str) else list(by)
+    a, b = (rows.set_index(keys)["value"].sort_index() for rows in (first, second))
+    if not a.index.equals(b.index) or not a.index.is_unique:
+        raise ValueError(f"both must have the same {by}, one row each, got {list(a.index)} and {list(b.index)}")
+    difference = (a - b).to_numpy(float)
+
+    def move(table: pd.DataFrame, target: float) -> pd.DataFrame:
+        moved = table.copy()
+        moved.loc[first.index, "value"] += target - float(difference.mean())
+        return moved
+
+    n = len(difference)
+    se = float(difference.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    unit = str(first["unit"].iloc[0]) if "unit" in first else ""
+    return Measured(float(difference.mean()), se, n, of, unit, max(n - 1, 1), move)
+
+
+def worst(several: Sequence[Measured], of: str = "", *, least: bool = False) -> Measured:
+    """The largest of several (or the least). What would move it moves as many of them as it takes."""
+    if not several:
+        raise ValueError("there is nothing to take the worst of; pass one Measured or more")
+    sign = -1.0 if least else 1.0
+    found = max(several, key=lambda one: sign * one.value)
+
+    def move(table: pd.DataFrame, target: float) -> pd.DataFrame:
+        for one in several:
+            if one is found or sign * one.value > sign * target:
+                table = one.move(table, target)
+        return table
+
+    return replace(found, of=of or found.of, move=move)
+
+
+def mean(several: Sequence[Measured], of: str = "") -> Measured:
+    """The mean of several that share nothing."""
+    if not several:
+        raise ValueError("there is nothing to take the mean of; pass one Measured or more")
+    m = len(several)
+    value = sum(one.value for one in several) / m
+
+    def move(table: pd.DataFrame, target: float) -> pd.DataFrame:
+        for one in several:
+            table = one.move(table, one.value + target - value)
+        return table
+
+    return Measured(
+        value,
+        math.sqrt(sum(one.se**2 for one in several)) / m,
+        max(one.n for one in several),
+        of or several[0].of,
+        several[0].unit,
+        _satterthwaite(*((one.se**2, one.df) for one in several)),
+        move,
+    )
+
+
+def derived(f: Callable[..., float], *parts: Measured, of: str, unit: str) -> Measured:
+    """f of several that share nothing, its error to first order, by central differences. What moves it moves the first.
+
+    ValueError, when it is moved: no value of the first part gives that number.
+    """
+    values = [part.value for part in parts]
+    value = float(f(*values))
+
+    def at(i: int, x: float) -> float:
+        return float(f(*values[:i], x, *values[i + 1 :]))
+
+    steps = [1e-4 * part.se if part.se else 1e-6 * (abs(part.value) or 1.0) for part in parts]
+    slopes = [(at(i, v + h) - at(i, v - h)) / (2 * h) for i, (v, h) in enumerate(zip(values, steps, strict=True))]
+    variances = [(slope * part.se) ** 2 for slope, part in zip(slopes, parts, strict=True)]
+
+    def move(table: pd.DataFrame, target: float) -> pd.DataFrame:
+        from scipy.optimize import brentq
+
+        for scale in np.geomspace(1e-3, 1e6, 40) * (abs(values[0]) or 1.0):
+            low, high = values[0] - scale, values[0] + scale
+            ends = at(0, low) - target, at(0, high) - target
+            if all(map(math.isfinite, ends)) and ends[0] * ends[1] <= 0:
+                return parts[0].move(table, float(brentq(lambda x: at(0, x) - target, low, high, xtol=1e-14)))
+        raise ValueError(f"{of} cannot be {target} whatever {parts[0].of} is; pass a Measured with its own move=")
+
+    df = _satterthwaite(*((variance, part.df) for variance, part in zip(variances, parts, strict=True)))
+    return Measured(value, math.sqrt(sum(variances)), max(part.n for part in parts), of, unit, df, move)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a criterion found. The deciding number: its value, standard error, what it is `of`, n, unit, the limit and
+    the side of it that was asked for. The outcome, for "holds if" the condition, for "undecided" the reason."""
+
+    value: float
+    se: float
+    outcome: Outcome
+    condition: str = ""
+    of: str = ""
+    n: int = 0
+    unit: str = ""
+    limit: float | None = None
+    side: Side | None = None
+    reason: Reason | None = None
+    forge: Callable[[pd.DataFrame, bool], pd.DataFrame] | None = field(default=None, repr=False, compare=False)
+    judge_again: Callable[[int], Verdict] | None = field(default=None, repr=False, compare=False)
+
+    def given(self, condition: str) -> Verdict:
+        """ "holds if" this was measured to be so, where it holds."""
+        return replace(self, outcome="holds if", condition=condition) if self.outcome == "holds" else self
+
+    def provided(self, *gates: Verdict, reason: Reason) -> Verdict:
+        """This verdict if all gates hold: that a treatment took, that a training has converged. Otherwise undecided for
+        that reason, with the number of the first gate that does not."""
+        for gate in gates:
+            if gate.outcome not in ("holds", "holds if"):
+                failed = replace(gate, outcome="undecided", condition="", reason=reason)
+                return replace(failed, forge=self._through(gates), judge_again=None)
+        return replace(self, forge=self._through(gates), judge_again=None)
+
+    def _through(self, gates: Sequence[Verdict]) -> Callable[[pd.DataFrame, bool], pd.DataFrame]:
+        def forge(table: pd.DataFrame, good: bool) -> pd.DataFrame:
+            for gate in gates:
+                table = gate.forged(table, True)
+            return self.forged(table, good)
+
+        return forge
+
+    def forged(self, table: pd.DataFrame, good: bool) -> pd.DataFrame:
+        """The table as it would be if the number were clearly on the good, or on the other, side of the limit.
+        ValueError: nobody knows how."""
+        if self.forge is None:
+            raise ValueError(f"the verdict on {self.of!r} has no limit from which to make a counterfeit; use at_most")
+        return self.forge(table, good)
+
+    def counterfeits(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """By the outcome that they should bring: tables in which the number lies three standard errors, or what
+        Student's t asks for, to either side of its limit."""
+        return {"holds": self.forged(table, True), "fails": self.forged(table, False)}
+
+    def as_json(self) -> dict[str, Any]:
+        """What is stored: everything that says something."""
+        plain = replace(self, forge=None, judge_again=None)
+        kept = ("value", "se", "outcome", "condition")
+        return {k: v for k, v in asdict(plain).items() if k in kept or v not in (None, "", 0)}
+
+
+def _judged(what: Measured, limit: float, side: Side, comparisons: int) -> Verdict:
+    sign = 1.0 if side == "at most" else -1.0
+    if not (math.isfinite(what.value) and math.isfinite(what.se)):
+        outcome: Outcome = "undecided"
+    else:
+        beyond = sign * (what.value - limit)  # above zero: on the wrong side
+        within = _quantile(what.df, LEVEL) * what.se
+        wrong = _quantile(what.df, LEVEL / comparisons) * what.se
+        if beyond <= 0:
+            outcome = "holds" if -beyond > within or what.se == 0 else "undecided"
+        else:
+            outcome = "fails" if beyond > wrong else "undecided"
+
+    def forge(table: pd.DataFrame, good: bool) -> pd.DataFrame:
+        far = max(3.0, 1.5 * _quantile(what.df, LEVEL / comparisons)) * what.se or 1e-3 * (abs(limit) or 1.0)
+        return what.move(table, limit - sign * far if good else limit + sign * far)
+
+    return Verdict(
+        what.value,
+        what.se,
+        outcome,
+        "",
+        what.of,
+        what.n,
+        what.unit,
+        limit,
+        side,
+        "not resolved" if outcome == "undecided" else None,
+        forge,
+        lambda m: _judged(what, limit, side, m),
+    )
+
+
+def _quantile(df: float, level: float) -> float:
+    """Of Student's t, two-sided."""
+    return float(stdtrit(df if math.isfinite(df) else 1e9, 1 - level / 2))
+
+
+def all_of(verdicts: Mapping[str, Verdict], *, partly: bool = False) -> Verdict:
+    """One verdict on several questions, each with its name: as good as the worst of them, whose number it shows.
+
+    A failure holds up only if it does at 5 % over the number of questions. `partly`: with some that hold and some that
+    fail it "holds if", and the condition names them.
+    """
+    if not verdicts:
+        raise ValueError("there is no verdict to join; pass one or more")
+    strict = {
+        name: one.judge_again(len(verdicts)) if one.judge_again and one.outcome == "fails" else one
+        for name, one in verdicts.items()
+    }
+    by_outcome = {
+        outcome: [name for name, one in strict.items() if one.outcome in outcomes]
+        for outcome, outcomes in {
+            "fails": ("fails",),
+            "undecided": ("undecided",),
+            "holds": ("holds", "holds if"),
+        }.items()
+    }
+    worst_name = next(names[0] for names in by_outcome.values() if names)
+    worst_one = strict[worst_name]
+
+    def forge(table: pd.DataFrame, good: bool) -> pd.DataFrame:
+        for one in strict.values() if good or partly else [worst_one]:
+            table = one.forged(table, good)
+        return table
+
+    of = f"{worst_one.of}, {worst_name}" if worst_one.of and worst_one.of != worst_name else worst_name
+    joined = replace(worst_one, of=of, forge=forge, judge_again=None)
+    if partly and by_outcome["fails"] and by_outcome["holds"]:
+        words = {"holds": "asked of ", "undecided": "undecided of ", "fails": "not of "}
+        condition = "; ".join(words[what] + ", ".join(by_outcome[what]) for what in words if by_outcome[what])
+        return replace(joined, outcome="holds if", condition=condition, reason=None)
+    conditions = dict.fromkeys(one.condition for one in strict.values() if one.condition)
+    if joined.outcome in ("holds", "holds if") and conditions:
+        return replace(joined, outcome="holds if", condition="; ".join(conditions))
+    return joined

@@ -1,0 +1,8 @@
+"""Data sets by name, verified and split by seed.
+
+Start in `images`: digits, MNIST and its like. `scores` has Holzinger and Swineford's test scores.
+"""
+
+from vae.data.images import REGISTRY, Binarize, Dataset, DatasetName, declared_digest, load, size
+
+__all__ = ["REGISTRY", "Binarize", "Dataset", "DatasetName", "declared_digest", "load", "size"]

@@ -1,0 +1,110 @@
+"""What a trained model does, in numbers: rates, information, aggregated posteriors, active units."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vae.gaussian import LOG_2PI, DiagonalGaussian, logmeanexp
+from vae.noise import generator
+
+ROWS = 2**18  # numbers per member in one piece of a double sum over data
+
+
+class Estimate(NamedTuple):
+    """A Monte Carlo estimate with its standard error over data and, where the estimator has one, the cap it
+    cannot exceed.
+    """
+
+    value: float
+    se: float
+    cap: float = math.inf
+
+
+def rate_per_dim(q: DiagonalGaussian) -> Tensor:
+    """R_j = mean_B KL(q(z_j|x) || N(0, 1)), nats: q over (..., B, Z) -> (..., Z)."""
+    return q.kl_per_dim().mean(-2)
+
+
+def aggregate_kl(q: DiagonalGaussian, n_nodes: int = 2049) -> Tensor:
+    """KL(q(z_j) || N(0, 1)) per latent, nats, where q(z_j) is the mixture of the B posteriors q(z_j|x): q over
+    (..., B, Z) -> (..., Z).
+
+    By the trapezium rule on `n_nodes` between the mixture's ends, 9 standard deviations off the outermost components:
+    exact to rounding, for an integrand so smooth, while nodes are closer than a standard deviation. NaN where they are
+    not: raise `n_nodes`. At most `rate_per_dim`, from which it differs by the mutual information I(X; Z_j) (Hoffman &
+    Johnson 2016): near zero does not mean that the latent is unused.
+    """
+    if isinstance(n_nodes, bool) or not isinstance(n_nodes, int) or n_nodes < 3:
+        raise ValueError(f"n_nodes must be an integer of at least 3, got {n_nodes!r}; 2049 is the default")
+    mean, log_var = (t.double().mT for t in torch.broadcast_tensors(*q))  # (..., Z, B)
+    sd = (0.5 * log_var).exp()
+    low, high = (mean - 9 * sd).amin(-1), (mean + 9 * sd).amax(-1)
+    width = (high - low) / (n_nodes - 1)
+    total = torch.zeros_like(low)
+    steps = torch.arange(n_nodes, dtype=low.dtype, device=low.device)
+    for part in steps.split(max(1, ROWS // mean.shape[-2:].numel())):
+        z = low[..., None] + width[..., None] * part  # (..., Z, nodes)
+        squared = ((z[..., None] - mean[..., None, :]) / sd[..., None, :]).square()
+        log_q = logmeanexp(-0.5 * (squared + log_var[..., None, :] + LOG_2PI), dim=-1)
+        total = total + (log_q.exp() * (log_q + 0.5 * (z.square() + LOG_2PI))).sum(-1)
+    return torch.where(width <= sd.amin(-1), total * width, math.nan).to(q.mean.dtype)
+
+
+def information_per_dim(q: DiagonalGaussian, n_nodes: int = 2049) -> Tensor:
+    """I(X; Z_j) of every latent by itself when x is one of the B data, nats: q over (..., B, Z) -> (..., Z); without
+    sampling, as `rate_per_dim` minus `aggregate_kl`, and with the cap log B of `mutual_information`.
+    """
+    return rate_per_dim(q) - aggregate_kl(q, n_nodes)
+
+
+def pointwise_information(q: DiagonalGaussian, *, seed: int) -> Tensor:
+    """log q(z|x) - log q(z) at one draw of z for each datum, nats: q over (..., B, Z) -> (..., B), with the same noise
+    for all that lead. Its mean over data is
+    `mutual_information`.
+    """
+    mean, log_var = torch.broadcast_tensors(*q)
+    n, dim = mean.shape[-2:]
+    eps = torch.randn(n, dim, generator=generator(seed, "mutual information"), dtype=mean.dtype)
+    z = mean + (0.5 * log_var).exp() * eps.to(mean.device)
+    among = DiagonalGaussian(mean.unsqueeze(-3), log_var.unsqueeze(-3))
+    # (..., chunk, B, Z) at a time, never (..., B, B, Z)
+    chunks = z.unsqueeze(-2).split(max(1, ROWS // (n * dim)), dim=-3)
+    log_aggregate = torch.cat([logmeanexp(among.log_prob(chunk), dim=-1) for chunk in chunks], dim=-1)
+    return DiagonalGaussian(mean, log_var).log_prob(z) - log_aggregate
+
+
+def mutual_information(q: DiagonalGaussian, *, seed: int) -> Estimate:
+    """I(X; Z) in nats when x is one of the B data, each equally likely: E[log q(z|x) - log q(z)], one draw of z per
+    datum; q over (B, Z).
+
+    It cannot exceed log B however informative the encoder is; the estimate reports that cap. Compare models at equal B.
+    """
+    per_datum = pointwise_information(q, seed=seed)
+    n = len(per_datum)
+    return Estimate(float(per_datum.mean()), float(per_datum.std() / math.sqrt(n)), math.log(n))
+
+
+def active(q: DiagonalGaussian, threshold: float = 0.01) -> Tensor:
+    """Which latents' posterior means vary over data by more than `threshold` (Burda et al. 2016, sec. 4.2), the
+    variance being 1/N: q over (..., B, Z) -> boolean (..., Z). See `variance_in_nats` for what that is as a rate.
+    """
+    return q.mean.var(-2, correction=0) > threshold
+
+
+def active_units(q: DiagonalGaussian, threshold: float = 0.01) -> int:
+    """How many latents are `active`; q over (B, Z)."""
+    return int(active(q, threshold).sum())
+
+
+def variance_in_nats(variance: float) -> float:
+    """The rate -log(1 - variance) / 2, in nats, of a latent whose posterior means vary by `variance` and whose
+    aggregated posterior is the prior, with one posterior variance for all x: the usual threshold 0.01 of active units
+    is about 0.005 nats.
+    """
+    if not 0 <= variance < 1:
+        raise ValueError(f"variance must lie from 0 to below 1, got {variance}; the prior's own is 1")
+    return -0.5 * math.log1p(-variance)

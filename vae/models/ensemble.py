@@ -1,0 +1,125 @@
+"""Many models of one shape as one: parameters stacked over a leading member axis E, any function mapped over them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Member = Mapping[str, Any]  # one model's declaration: {"seed": 0, "beta": 4.0, ...}
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """E models: `params` and `buffers` map names to (E, ...) tensors; `members` declares each one; `model` is
+    the bare form.
+    """
+
+    model: nn.Module
+    params: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    members: tuple[Member, ...]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def map(self, f: Callable[..., Any], *args: Any, in_dims: Sequence[int | None] | None = None) -> Any:
+        """f(model, *args) of every member, as one vectorised call; results gain a leading E.
+
+        `f` is a pure function of a model. `in_dims` says per argument which axis runs over members; None (the
+        default) gives all members the same argument. Without autograd unless the parameters ask for it.
+        """
+        dims = tuple(in_dims) if in_dims is not None else (None,) * len(args)
+        if len(dims) != len(args):
+            raise ValueError(
+                f"in_dims must have one entry per argument, got {len(dims)} for {len(args)}; add the missing"
+            )
+
+        def one(params: dict[str, Tensor], buffers: dict[str, Tensor], *rest: Any) -> Any:
+            return functional_call(self.model, (params, buffers), (f, *rest))
+
+        return torch.vmap(one, in_dims=(0, 0, *dims))(self.params, self.buffers, *args)
+
+    def map_rows(self, f: Callable[..., dict[str, Tensor]], *rows: Tensor, chunk: int = 128) -> dict[str, Tensor]:
+        """f(model, *rows) of every member over data of any length: (E, N, ...) for each of f's named results (n, ...).
+
+        `rows` are tensors (N, ...) that belong together; they go through in chunks of `chunk`, which bounds the memory
+        and changes nothing else: f treats rows one by one. No autograd. ValueError: PyTorch was told to use TF32, which
+        is too coarse for a score in nats.
+        """
+        first = next(iter(self.params.values()))
+        precision = torch.get_float32_matmul_precision()
+        if first.device.type == "cuda" and first.dtype == torch.float32 and precision != "highest":
+            raise ValueError(
+                f"float32 matrix products must have the precision 'highest', got {precision!r}; "
+                "call torch.set_float32_matmul_precision('highest') before scoring"
+            )
+        parts = zip(*(tensor.split(chunk) for tensor in rows), strict=True)
+        with torch.no_grad():
+            results = [self.map(f, *part) for part in parts]
+        return {name: torch.cat([result[name] for result in results], dim=1) for name in results[0]}
+
+    def column(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """One number of every member, as a tensor (E,) on the parameters' device."""
+        first = next(iter(self.params.values()))
+        return torch.tensor([m[name] for m in self.members], dtype=dtype or first.dtype, device=first.device)
+
+    def to(self, *args: Any, **kwargs: Any) -> Ensemble:
+        """A copy on another device or in another dtype; arguments as for `Tensor.to`."""
+        return replace(
+            self,
+            params={k: v.to(*args, **kwargs) for k, v in self.params.items()},
+            buffers={k: v.to(*args, **kwargs) for k, v in self.buffers.items()},
+        )
+
+    def take(self, rows: Sequence[int]) -> Ensemble:
+        """The ensemble of some of its members."""
+        rows = list(rows)  # a tuple would index several axes
+        return replace(
+            self,
+            params={k: v[rows] for k, v in self.params.items()},
+            buffers={k: v[rows] for k, v in self.buffers.items()},
+            members=tuple(self.members[i] for i in rows),
+        )
+
+    def member(self, index: int) -> nn.Module:
+        """One member as an ordinary module with its own copy of the parameters."""
+        module = copy.deepcopy(self.model).to_empty(device=next(iter(self.params.values())).device)
+        state = {k: v[index] for k, v in (self.params | self.buffers).items()}
+        for name, value in state.items():  # to_empty keeps the bare form's dtype, which may differ
+            owner, _, leaf = name.rpartition(".")
+            target = module.get_submodule(owner)
+            old = getattr(target, leaf)
+            setattr(target, leaf, nn.Parameter(value.clone()) if isinstance(old, nn.Parameter) else value.clone())
+        return module
+
+
+def stack(
+    build: Callable[[Member], nn.Module], members: Sequence[Member], *, dtype: torch.dtype = torch.float32
+) -> Ensemble:
+    """Builds each member and stacks them. Members must agree in shape; what differs (a seed, a beta) is in `members`.
+
+    The modules need a `forward(f, *args)` that returns f(self, *args), as `vae.models.vae.VAE` has.
+    """
+    if not members:
+        raise ValueError("members must not be empty, got no declaration; pass at least one, such as [{'seed': 0}]")
+    modules = [build(m) for m in members]
+
+    def stacked(named: str) -> dict[str, Tensor]:
+        rows = [dict(getattr(module, named)()) for module in modules]
+        for name in rows[0]:
+            shapes = {tuple(row[name].shape) if name in row else None for row in rows}
+            if len(shapes) > 1:
+                raise ValueError(
+                    f"members must have equal shapes, got {shapes} for {name!r}; build one ensemble per shape"
+                )
+        return {name: torch.stack([row[name].detach() for row in rows]).to(dtype) for name in rows[0]}
+
+    return Ensemble(
+        copy.deepcopy(modules[0]).to("meta"), stacked("named_parameters"), stacked("named_buffers"), tuple(members)
+    )

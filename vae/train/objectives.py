@@ -1,0 +1,133 @@
+"""From three log-densities per latent sample to the bounds: everything is larger-is-better, in nats per datum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vae.gaussian import LOG_2PI, DiagonalGaussian, Gaussian, logmeanexp
+from vae.models.vae import Model, check_generative
+
+
+class Terms(NamedTuple):
+    """The log-weights of K samples for B data: log p(x|z), log p(z), log q(z|x), each (K, B), and the analytic
+    KL (B,).
+    """
+
+    log_px_z: Tensor
+    log_pz: Tensor
+    log_qz: Tensor
+    kl: Tensor
+
+    @property
+    def log_w(self) -> Tensor:
+        """log p(x, z) - log q(z|x), nats (K, B)."""
+        return self.log_px_z + self.log_pz - self.log_qz
+
+
+def terms(model: Model, x: Tensor, q: Gaussian, eps: Tensor) -> Terms:
+    """Evaluates the model at z = q.rsample(eps): x (B, X), eps (K, B, Z); the prior is N(0, I)."""
+    z = q.rsample(eps)
+    log_pz = -0.5 * (z.square() + LOG_2PI).sum(-1)
+    return Terms(model.log_lik(x, z), log_pz, q.log_prob(z), q.kl_to_standard_normal())
+
+
+def elbo(t: Terms, beta: float | Tensor = 1.0) -> Tensor:
+    """mean_K log p(x|z) - beta KL(q || p), nats (B,), with the KL in closed form.
+
+    beta = 1: an unbiased estimate of the evidence lower bound (Kingma & Welling 2014, eq. 3). Otherwise the beta-VAE's
+    objective (Higgins et al. 2017, eq. 4), still a lower bound on log p(x) if beta >= 1, not in general below.
+    """
+    return t.log_px_z.mean(0) - beta * t.kl
+
+
+def iwae(t: Terms) -> Tensor:
+    """logmeanexp_K log_w, nats (B,): the importance-weighted bound, at K = 1 the ELBO with a sampled KL.
+
+    Burda et al. 2016, eq. 8. A lower bound on log p(x) in expectation, rising with K; K is read from the tensor.
+    """
+    return logmeanexp(t.log_w, dim=0)
+
+
+def log_px(model: Model, x: Tensor, q: Gaussian, eps: Tensor) -> Tensor:
+    """`iwae` of K = len(eps) samples taken for log p(x), nats (B,): a lower bound in expectation, within about half the
+    weights' relative variance over K. For decoders without an encoder, or a certified value, see
+    `vae.inference.evidence`.
+
+    ValueError: the model's decoder reads x itself, so that it has no p(x) (`VAE.is_generative`).
+    """
+    check_generative(model, "estimate log p(x)")
+    return iwae(terms(model, x, q, eps))
+
+
+def free_bits(q: DiagonalGaussian, free_nats: float | Tensor) -> Tensor:
+    """sum_j max(free_nats, mean_B KL_j), nats (B,): what to put in place of a KL of which every latent has so much for
+    free. `terms(...)._replace(kl=free_bits(q, 0.25))` makes an ELBO of it.
+
+    The maximum is taken after the mean over the minibatch (Kingma et al. 2016, arXiv:1606.04934, appendix on free
+    bits), hence the same number for every datum; taken before it, it would be another objective. At 0 it is the KL's
+    mean. A latent below its allowance costs a constant and has no gradient.
+    """
+    check_numbers({"free_nats": free_nats})
+    kl = q.kl_per_dim()
+    allowance = torch.as_tensor(free_nats, dtype=kl.dtype, device=kl.device)
+    return torch.maximum(kl.mean(-2), allowance).sum(-1).expand(kl.shape[:-1])  # unlike where, it passes NaN on
+
+
+def minimum_rate(q: Gaussian, rate: float | Tensor) -> Tensor:
+    """max(rate, mean_B KL), nats (B,): a KL whose first `rate` nats, of all latents together, are free. Use as
+    `free_bits`. To commit a rate by the encoder's family instead, see `vae.models.networks.CommittedEncoder`.
+    """
+    check_numbers({"minimum_rate": rate})
+    kl = q.kl_to_standard_normal()
+    return torch.maximum(kl.mean(-1), torch.as_tensor(rate, dtype=kl.dtype, device=kl.device)).expand(kl.shape)
+
+
+def annealing(progress: float | Tensor, cycles: float | Tensor = 1, rise: float | Tensor = 0.5) -> Tensor:
+    """What the KL's weight is multiplied by: in each of `cycles` equal cycles it rises linearly from 0 to 1 over the
+    first part `rise`, then stays 1 (Fu et al. 2019, arXiv:1903.10145, eqs. 6-7).
+
+    One cycle is the usual warm-up (Bowman et al. 2016); rise 0 is none. `progress` is the part of the steps already
+    taken, which the trainer gives to objectives as `member["progress"]`: so members of one ensemble may have
+    schedules of their own, as numbers in their declarations.
+    """
+    check_numbers({"cycles": cycles, "rise": rise, "progress": progress})
+    at = torch.as_tensor(progress) * cycles
+    phase = (at - (at + 1e-6).floor()).clamp(min=0)  # rounding would else delay a cycle's start by a step
+    return torch.where(phase < rise, phase / rise, torch.ones_like(phase))
+
+
+def _not_negative(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+_RULES: dict[str, tuple[Callable[[float], bool], str, str]] = {
+    "beta": (_not_negative, "be finite and not negative", "pass 0 or more"),
+    "learning_rate": (lambda v: math.isfinite(v) and v > 0, "be positive and finite", "try 1e-3"),
+    "free_nats": (_not_negative, "be finite and not negative", "pass nats per latent, 0 for none"),
+    "minimum_rate": (_not_negative, "be finite and not negative", "pass nats per datum, 0 for none"),
+    "cycles": (
+        lambda v: math.isfinite(v) and v >= 1 and v == int(v),
+        "be a whole number of at least 1",
+        "1 is a plain warm-up",
+    ),
+    "rise": (lambda v: 0 <= v <= 1, "lie between 0 and 1", "it is the part of a cycle in which beta rises"),
+    "progress": (lambda v: 0 <= v <= 1, "lie between 0 and 1", "it is the part of the steps already taken"),
+}
+
+
+def check_numbers(numbers: Mapping[str, Any]) -> None:
+    """Raises ValueError for an impossible value of a name that objectives and the trainer know: beta, learning_rate,
+    free_nats, minimum_rate, cycles, rise, progress. Other names, and tensors, pass.
+    """
+    for name, value in numbers.items():
+        if name not in _RULES or isinstance(value, Tensor):
+            continue
+        good, must, remedy = _RULES[name]
+        if isinstance(value, bool) or not isinstance(value, Real) or not good(float(value)):
+            raise ValueError(f"{name} must {must}, got {value!r}; {remedy}")
