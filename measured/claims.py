@@ -17,7 +17,20 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from measured.config import Config, nearest
 from measured.notebook import read_notebook, shown
-from measured.quantity import Measured, Outcome, Verdict, all_of, derived, mean, measured, of_rows, paired, worst
+from measured.quantity import (
+    Measured,
+    Outcome,
+    Verdict,
+    all_of,
+    by_seed,
+    derived,
+    each,
+    mean,
+    measure,
+    of_rows,
+    paired,
+    worst,
+)
 from measured.record.paths import project_root
 
 if TYPE_CHECKING:
@@ -33,11 +46,14 @@ __all__ = [
     "Verdict",
     "all_of",
     "as_json",
+    "by_seed",
     "derived",
+    "each",
     "judge",
     "ledger",
     "mean",
-    "measured",
+    "measure",
+    "named",
     "number_of",
     "of_rows",
     "outcome_of",
@@ -49,6 +65,7 @@ __all__ = [
 
 MIME = "application/vnd.measured.verdicts+json"
 Source = Literal["chapter", "literature", "ours"]
+Criterion = Callable[["pd.DataFrame", SimpleNamespace], Verdict]  # of the table and the parameters
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -92,6 +109,12 @@ class Judgement:
     experiment: str
     verdicts: Mapping[str, Verdict]
 
+    def outcomes(self) -> pd.DataFrame:
+        """The outcomes alone, which another machine gives, too."""
+        import pandas as pd
+
+        return pd.DataFrame({"outcome": {name: verdict.outcome for name, verdict in self.verdicts.items()}})
+
 
 def ledger(root: Path | None = None) -> dict[str, Claim]:
     """All claims by id, in the order of book/claims.yml. ValueError: one line for each problem with the file."""
@@ -112,9 +135,14 @@ def ledger(root: Path | None = None) -> dict[str, Claim]:
     return dict(zip(ids, claims, strict=True))
 
 
+def named(*criteria: Criterion) -> dict[str, Criterion]:
+    """Criteria by the ids of their claims: functions are called as the claims are, with _ for -."""
+    return {criterion.__name__.replace("_", "-"): criterion for criterion in criteria}
+
+
 def judge(
     experiment: str,
-    criteria: Mapping[str, Callable[[pd.DataFrame, SimpleNamespace], Verdict]],
+    criteria: Mapping[str, Criterion],
     table: pd.DataFrame,
     config: Config,
     *,
@@ -176,7 +204,7 @@ def outcome_of(verdict: Verdict) -> str:
     return " ".join(filter(None, [verdict.outcome, verdict.condition, reason]))
 
 
-def number_of(verdict: Verdict) -> str:
+def number_of(verdict: Verdict | Measured) -> str:
     """The deciding number with its error, and what it is of: two digits of the error, the value to the same place."""
     places = 1 - math.floor(math.log10(verdict.se)) if verdict.se else 0
     if 0 < places <= 6:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -29,7 +30,7 @@ from pydantic import (
     field_validator,
 )
 
-__all__ = ["Config", "Content", "Count", "File", "Index", "NonNegative", "Positive", "nearest"]
+__all__ = ["Config", "Content", "Count", "File", "Index", "NonNegative", "Positive", "Several", "ascending", "nearest"]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -42,7 +43,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=2)]  # such as seeds that give an error bar
 Index = Annotated[int, Field(ge=0)]
+
+
+def ascending(least: int = 2) -> AfterValidator:
+    """For `Annotated[tuple[Positive, ...], ascending(5)]`: at least so many numbers, each above the one before."""
+
+    def check(values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(values) < least or sorted(set(values)) != list(values):
+            raise ValueError(f"must be {least} or more, each above the one before; sort them, and list none twice")
+        return values
+
+    return AfterValidator(check)
 
 
 class Content:
@@ -121,6 +134,16 @@ class Config(BaseModel):
         if problems:
             raise ValueError("\n".join(problems))
         return config
+
+    def at_most(self, among: str, **limits: float) -> Self:
+        """These parameters if each named one is at most its limit, the largest of it where it has several numbers.
+        ValueError naming the first that is not; `among` says of what, as in "for digits"."""
+        for name, limit in limits.items():
+            value = getattr(self, name)
+            largest = max(value) if isinstance(value, tuple | list) else value
+            if largest > limit:
+                raise ValueError(f"{name} must be at most {limit} {among}, got {value}; lower it")
+        return self
 
     def parameters(self) -> dict[str, Any]:
         """Every field, as JSON has it."""

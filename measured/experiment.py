@@ -161,6 +161,12 @@ def run(
     return folder
 
 
+def executed(path: Path) -> NotebookNode:
+    """A notebook that is no experiment (no parameters, no claims), executed as it stands, in this working folder.
+    RunError: it failed."""
+    return _executed(Experiment(path.stem, path, path.stem, "", (), {}), {}, lambda step: None)
+
+
 def _declared(path: Path) -> Experiment:
     notebook = read_notebook(path)
     sources = [(cell, "".join(cell["source"])) for cell in notebook["cells"]]

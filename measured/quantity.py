@@ -24,6 +24,7 @@ Reason = Literal["not resolved", "not converged", "not reached", "not stable"]
 Move = Callable[[pd.DataFrame, float], pd.DataFrame]  # a table in which the quantity is another number
 
 LEVEL = 0.05  # of the two-sided intervals that decide
+TIGHT = 1e-3  # what a counterfeit leaves of error bars, so that nothing but its number turns the verdict
 
 
 def _cannot_move(table: pd.DataFrame, target: float) -> pd.DataFrame:
@@ -34,7 +35,7 @@ def _cannot_move(table: pd.DataFrame, target: float) -> pd.DataFrame:
 class Measured:
     """A number with its standard error: of what, from how many (`n` seeds, or data where there is one seed), in which
     unit. `df`: the degrees of freedom of `se`; infinite where it is exact (se = 0). `move(table, target)` gives the
-    table that it was measured on as it would be if this number were `target`."""
+    table that it was measured on as it would be if this number were `target`, and a thousand times better known."""
 
     value: float
     se: float = 0.0
@@ -52,7 +53,12 @@ class Measured:
         """The difference of two that share nothing; where they share seeds or images take `paired`."""
         second = _as_measured(other)
         return self._with(
-            second, self.value - second.value, 1.0, 1.0, lambda table, to: self.move(table, to + second.value), of
+            second,
+            self.value - second.value,
+            1.0,
+            1.0,
+            lambda table, to: self.move(second._held(table), to + second.value),
+            of,
         )
 
     def over(self, other: Measured | float, of: str = "", unit: str = "ratio") -> Measured:
@@ -64,7 +70,7 @@ class Measured:
             ratio,
             1 / abs(second.value),
             abs(ratio / second.value),
-            lambda table, to: self.move(table, to * second.value),
+            lambda table, to: self.move(second._held(table), to * second.value),
             of,
         )
         return replace(found, unit=unit)
@@ -82,7 +88,7 @@ class Measured:
     def size(self, of: str = "") -> Measured:
         """The absolute value."""
         sign = -1.0 if self.value < 0 else 1.0
-        found = replace(self, value=abs(self.value), move=lambda table, to: self.move(table, sign * to))
+        found = replace(self, value=abs(self.value), move=lambda table, to: self.move(table, sign * max(to, 0.0)))
         return found.named(of) if of else found
 
     def at_most(self, limit: float, comparisons: int = 1) -> Verdict:
@@ -97,6 +103,10 @@ class Measured:
     def undecided(self, reason: Reason) -> Verdict:
         """No verdict, whatever the number."""
         return Verdict(self.value, self.se, "undecided", "", self.of, self.n, self.unit, reason=reason)
+
+    def _held(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The table with this number where it is, and better known."""
+        return table if self.move is _cannot_move else self.move(table, self.value)
 
     def _with(self, other: Measured, value: float, slope: float, other_slope: float, move: Move, of: str) -> Measured:
         first, second = (slope * self.se) ** 2, (other_slope * other.se) ** 2
@@ -122,21 +132,21 @@ def _satterthwaite(*parts: tuple[float, float]) -> float:
     return total**2 / below if below else math.inf
 
 
-def measured(table: pd.DataFrame, of: str = "", **where: Any) -> Measured:
+def measure(table: pd.DataFrame, of: str = "", **where: Any) -> Measured:
     """The mean over the rows that `where` selects: one for each seed, or one alone.
 
     Rows that have errors of their own are taken to share their data (images), whose error averaging over seeds does not
     reduce: se^2 is the mean of theirs plus, for two rows or more, sd^2 / rows, with the degrees of freedom of both.
     ValueError: no such row, or several of one seed.
     """
-    rows = select(table, **where)
+    rows = select(table, **where) if where else table
     if "seed" in rows and rows["seed"].duplicated().any():
         raise ValueError(f"where must select one row for each seed, got {len(rows)} for {where}; name more columns")
     return of_rows(rows, of)
 
 
 def of_rows(rows: pd.DataFrame, of: str = "") -> Measured:
-    """As `measured`, of these rows of a table."""
+    """As `measure`, of these rows of a table."""
     values, n = rows["value"].to_numpy(float), len(rows)
     own = float((rows["se"].to_numpy(float) ** 2).mean()) if "se" in rows else 0.0
     between = float(values.var(ddof=1)) / n if n > 1 else 0.0
@@ -145,7 +155,9 @@ def of_rows(rows: pd.DataFrame, of: str = "") -> Measured:
 
     def move(table: pd.DataFrame, target: float) -> pd.DataFrame:
         moved = table.copy()
-        moved.loc[rows.index, "value"] += target - mean
+        moved.loc[rows.index, "value"] = target + TIGHT * (values - mean)
+        if "se" in rows:
+            moved.loc[rows.index, "se"] *= TIGHT
         return moved
 
     df = _satterthwaite((own, max(data - 1, 1)), (between, max(n - 1, 1)))
@@ -154,24 +166,59 @@ def of_rows(rows: pd.DataFrame, of: str = "") -> Measured:
     return Measured(mean, math.sqrt(own + between), n if n > 1 else data, name, unit, df, move)
 
 
-def paired(first: pd.DataFrame, second: pd.DataFrame, of: str = "", by: str | Sequence[str] = "seed") -> Measured:
-    """The mean difference of two sets of rows that share seeds, seed by seed: its error is that of the differences,
-    which is what images and minibatches have in common taken out. ValueError: they have other seeds."""
+def each(table: pd.DataFrame, by: str | Sequence[str], of: str = "", **where: Any) -> list[Measured]:
+    """`measure` for each value of the columns `by` among the rows that `where` selects, named by it."""
+    columns = [by] if isinstance(by, str) else list(by)
+    found = []
+    for values, rows in select(table, **where).groupby(columns, sort=True):
+        at = ", ".join(f"{name} {value}" for name, value in zip(columns, values, strict=True))
+        found.append(measure(rows, f"{of or rows['quantity'].iloc[0]}, {at}"))
+    return found
+
+
+def by_seed(
+    f: Callable[..., Any], *rows: pd.DataFrame, of: str, unit: str | None = None, by: str | Sequence[str] = "seed"
+) -> Measured:
+    """The mean over seeds of f, computed seed by seed from the values of several sets of rows, one row a seed each. Its
+    error is that of these numbers, so that what the sets share (images, minibatches) is taken out. What would move it
+    moves the first set. ValueError: the sets have other seeds."""
     keys = [by] if isinstance(by, str) else list(by)
-    a, b = (rows.set_index(keys)["value"].sort_index() for rows in (first, second))
-    if not a.index.equals(b.index) or not a.index.is_unique:
-        raise ValueError(f"both must have the same {by}, one row each, got {list(a.index)} and {list(b.index)}")
-    difference = (a - b).to_numpy(float)
+    sets = [one.set_index(keys)["value"].sort_index() for one in rows]
+    if not all(one.index.equals(sets[0].index) and one.index.is_unique for one in sets):
+        raise ValueError(f"all must have the same {by}, one row each, got {[list(one.index) for one in sets]}")
+    values = [one.to_numpy(float) for one in sets]
+    found = np.asarray(f(*values), dtype=float)
+    n = len(found)
 
     def move(table: pd.DataFrame, target: float) -> pd.DataFrame:
-        moved = table.copy()
-        moved.loc[first.index, "value"] += target - float(difference.mean())
+        moved, index = table.copy(), rows[0].set_index(keys).index
+        for i, key in enumerate(sets[0].index):  # one by one, so that seeds hardly differ any more
+            wanted, others = target + TIGHT * (found[i] - found.mean()), [v[i] for v in values[1:]]
+            shift = _root(lambda x: float(f(values[0][i] + x, *others)) - wanted, abs(values[0][i]), of)  # noqa: B023
+            moved.loc[rows[0].index[index == key], "value"] = values[0][i] + shift
         return moved
 
-    n = len(difference)
-    se = float(difference.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    unit = str(first["unit"].iloc[0]) if "unit" in first else ""
-    return Measured(float(difference.mean()), se, n, of, unit, max(n - 1, 1), move)
+    se = float(found.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    named = unit if unit is not None else str(rows[0]["unit"].iloc[0]) if "unit" in rows[0] else ""
+    return Measured(float(found.mean()), se, n, of, named, max(n - 1, 1), move)
+
+
+def paired(first: pd.DataFrame, second: pd.DataFrame, of: str, by: str | Sequence[str] = "seed") -> Measured:
+    """The mean difference of two sets of rows, seed by seed (see `by_seed`)."""
+    return by_seed(np.subtract, first, second, of=of, by=by)
+
+
+def _root(g: Callable[[float], float], scale: float, of: str) -> float:
+    """Where g is zero, searched outward from 0. ValueError: nowhere near."""
+    from scipy.optimize import brentq
+
+    with np.errstate(all="ignore"):
+        here = g(0.0)
+        for reach in np.geomspace(1e-4, 1e6, 41) * (scale or 1.0):
+            ends = [x for x in (-reach, reach) if math.isfinite(g(x)) and g(x) * here <= 0]
+            if ends:
+                return float(brentq(g, 0.0, ends[0], xtol=1e-14 * reach))
+    raise ValueError(f"no change of the first quantity makes {of!r} that number; pass a Measured with its own move=")
 
 
 def worst(several: Sequence[Measured], of: str = "", *, least: bool = False) -> Measured:
@@ -229,14 +276,9 @@ def derived(f: Callable[..., float], *parts: Measured, of: str, unit: str) -> Me
     variances = [(slope * part.se) ** 2 for slope, part in zip(slopes, parts, strict=True)]
 
     def move(table: pd.DataFrame, target: float) -> pd.DataFrame:
-        from scipy.optimize import brentq
-
-        for scale in np.geomspace(1e-3, 1e6, 40) * (abs(values[0]) or 1.0):
-            low, high = values[0] - scale, values[0] + scale
-            ends = at(0, low) - target, at(0, high) - target
-            if all(map(math.isfinite, ends)) and ends[0] * ends[1] <= 0:
-                return parts[0].move(table, float(brentq(lambda x: at(0, x) - target, low, high, xtol=1e-14)))
-        raise ValueError(f"{of} cannot be {target} whatever {parts[0].of} is; pass a Measured with its own move=")
+        for part in parts[1:]:
+            table = part._held(table)
+        return parts[0].move(table, values[0] + _root(lambda x: at(0, values[0] + x) - target, abs(values[0]), of))
 
     df = _satterthwaite(*((variance, part.df) for variance, part in zip(variances, parts, strict=True)))
     return Measured(value, math.sqrt(sum(variances)), max(part.n for part in parts), of, unit, df, move)
@@ -282,7 +324,7 @@ class Verdict:
         return forge
 
     def forged(self, table: pd.DataFrame, good: bool) -> pd.DataFrame:
-        """The table as it would be if the number were clearly on the good, or on the other, side of the limit.
+        """The table as it would be if the number were just on the good, or on the other, side of the limit.
         ValueError: nobody knows how."""
         if self.forge is None:
             raise ValueError(f"the verdict on {self.of!r} has no limit from which to make a counterfeit; use at_most")
@@ -314,7 +356,7 @@ def _judged(what: Measured, limit: float, side: Side, comparisons: int) -> Verdi
             outcome = "fails" if beyond > wrong else "undecided"
 
     def forge(table: pd.DataFrame, good: bool) -> pd.DataFrame:
-        far = max(3.0, 1.5 * _quantile(what.df, LEVEL / comparisons)) * what.se or 1e-3 * (abs(limit) or 1.0)
+        far = max(3.0, 9.0 * _quantile(what.df, LEVEL / comparisons)) * TIGHT * what.se or TIGHT * (abs(limit) or 1.0)
         return what.move(table, limit - sign * far if good else limit + sign * far)
 
     return Verdict(

@@ -139,3 +139,14 @@ def pooled(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     between = seeds["se"].where(seeds["n"] > 1, 0.0)
     found = seeds.assign(se=np.sqrt(images.to_numpy() + between**2), over="images and seeds")
     return found[["value", "se", "n", "over"]]
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, its cells as they are, for a notebook's `IPython.display.Markdown`."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def scaled(table: pd.DataFrame, factor: float | np.ndarray) -> pd.DataFrame:
+    """Value and error in other units: `scaled(shares, 100)` are percent."""
+    return table.assign(value=table["value"] * factor, se=table["se"] * np.abs(factor))

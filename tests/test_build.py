@@ -1,8 +1,8 @@
 """What book/build.py promises: it runs again what changed, grafts what did not, leaves nothing of what failed."""
 
-import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,40 +10,39 @@ import textwrap
 import time
 from pathlib import Path
 
+import build
+import execution
 import nbformat
 import pytest
+import toy
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-BOOK = Path(__file__).resolve().parent.parent / "book"
+from measured.record import source
 
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-build = load(BOOK / "build.py")
+ROOT = Path(build.__file__).resolve().parents[1]
+LONG_AGO = 1e9  # before this Python started
+UNUSED = """
+def unused():
+    return 1
+"""
+OTHER = "- {id: other, statement: Another., source: ours, criterion: None., notebook: elsewhere}\n"
 
 
 @pytest.fixture
-def root(tmp_path):
-    """A repository with one notebook, one module, one claim of this notebook and one of another."""
-    for folder in ("notebooks", "vae/record", "book", "profiles", "results/toy/part"):
-        (tmp_path / folder).mkdir(parents=True)
-    cells = [
-        new_markdown_cell("# Toy"),
-        new_code_cell("n: int = 2  # how many", metadata={"tags": ["parameters"]}),
-        new_code_cell("n + 1"),
-    ]
-    nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / "toy.ipynb")
-    (tmp_path / "vae" / "record" / "__init__.py").write_text('"""Doc."""\n\ndef f():\n    """Doc."""\n    return 1\n')
-    claims = [{"id": "a", "notebook": "toy", "statement": "A"}, {"id": "b", "notebook": "other", "statement": "B"}]
-    (tmp_path / "book" / "claims.yml").write_text(json.dumps(claims))
-    (tmp_path / "profiles" / "full.yaml").write_text("toy: {n: 3}\nother: {n: 4}\n")
-    (tmp_path / "results" / "toy" / "part" / "table.csv").write_text("value\n3\n")
+def root(tmp_path, monkeypatch):
+    """The toy's project, with a copy of `measured` in which things can be edited, and a published record."""
+    toy.project(tmp_path, monkeypatch)
+    (tmp_path / "arithmetic.py").write_text(toy.ARITHMETIC + UNUSED)
+    (tmp_path / "book" / "claims.yml").write_text(toy.CLAIMS + OTHER)
+    (tmp_path / "profiles" / "full.yaml").write_text("toy: {steps: 5}\nother: {steps: 4}\n")
+    (tmp_path / "results" / "toy" / "sum").mkdir(parents=True)
+    (tmp_path / "results" / "toy" / "sum" / "table.csv").write_text("value\n3\n")
     (tmp_path / "constraints.txt").write_text("torch==1\n")
+    shutil.copytree(ROOT / "measured", tmp_path / "measured")
+    for path in tmp_path.rglob("*.py"):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    installed = {"measured": tmp_path / "measured" / "__init__.py"}
+    monkeypatch.setattr(source, "_installed", installed.get)
     return tmp_path
 
 
@@ -51,31 +50,70 @@ def replace(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+    os.utime(path, (LONG_AGO + 9, LONG_AGO + 9))
 
 
 @pytest.mark.parametrize(
     ("path", "old", "new", "profile", "changes"),
     [
-        ("notebooks/toy.ipynb", "n + 1", "n + 2", "quick", True),
+        ("notebooks/toy.ipynb", "config.steps, config.scale", "config.steps, 2 * config.scale", "quick", True),
         ("notebooks/toy.ipynb", '"parameters"', '"criteria"', "quick", True),
-        ("notebooks/toy.ipynb", "# Toy", "# Other words", "quick", False),
-        ("vae/record/__init__.py", "return 1", "return 2", "quick", True),
-        ("vae/record/__init__.py", "Doc.", "Other words.", "quick", False),
-        ("vae/record/__init__.py", "return 1", "return 1  # why", "quick", False),
-        ("book/claims.yml", '"A"', '"Z"', "quick", True),
-        ("book/claims.yml", '"B"', '"Z"', "quick", False),
+        ("notebooks/toy.ipynb", "# A toy", "# Other words", "quick", False),
+        ("arithmetic.py", "range(steps)", "range(steps + 1)", "quick", True),
+        ("arithmetic.py", "scale}", "scale}  # why", "quick", False),
+        ("arithmetic.py", "return 1", "return 2", "quick", False),
+        ("measured/cli.py", "HEARTBEAT = 10.0", "HEARTBEAT = 11.0", "quick", False),
+        ("measured/claims.py", "add a criterion or remove the claim", "do something", "quick", False),
+        ("measured/figures/style.py", '"font.size": 11', '"font.size": 12', "quick", False),
+        ("measured/quantity.py", "LEVEL = 0.05", "LEVEL = 0.1", "quick", True),
+        ("book/claims.yml", "Values are positive", "Values are", "quick", True),
+        ("book/claims.yml", "Another", "Yet another", "quick", False),
         ("constraints.txt", "1", "2", "quick", True),
-        ("profiles/full.yaml", "3", "5", "quick", False),
-        ("profiles/full.yaml", "3", "5", "full", True),
-        ("profiles/full.yaml", "4", "5", "full", False),
-        ("results/toy/part/table.csv", "3", "4", "quick", False),
-        ("results/toy/part/table.csv", "3", "4", "full", True),
+        ("profiles/full.yaml", "steps: 5", "steps: 6", "quick", False),
+        ("profiles/full.yaml", "steps: 5", "steps: 6", "full", True),
+        ("profiles/full.yaml", "steps: 4", "steps: 5", "full", False),
+        ("results/toy/sum/table.csv", "3", "4", "quick", False),
+        ("results/toy/sum/table.csv", "3", "4", "full", True),
     ],
 )
-def test_a_notebook_runs_again_only_if_its_results_could_change(root, path, old, new, profile, changes):
-    before = build.content_key(root, "toy", profile)
+def test_an_experiment_runs_again_only_if_its_outputs_could_change(root, path, old, new, profile, changes):
+    before = execution.experiment_key(root, "toy", profile)
     replace(root / path, old, new)
-    assert (build.content_key(root, "toy", profile) != before) is changes
+    assert (execution.experiment_key(root, "toy", profile) != before) is changes
+
+
+def reading(root, source):
+    nbformat.write(new_notebook(cells=[new_code_cell(source)]), root / "book" / "reading.ipynb")
+
+
+def test_what_shows_results_runs_again_where_they_changed(root):
+    reading(root, "from measured.record import read")
+    before = execution.reading_key(root, "reading")
+    replace(root / "measured" / "cli.py", "HEARTBEAT = 10.0", "HEARTBEAT = 11.0")
+    assert execution.reading_key(root, "reading") == before
+    replace(root / "results" / "toy" / "sum" / "table.csv", "3", "4")
+    assert execution.reading_key(root, "reading") != before
+
+
+def test_what_shows_results_is_executed_in_the_projects_folder_and_only_if_it_has_to(root, monkeypatch):
+    (root / "beside.py").write_text("answer = 42\n")
+    reading(root, "import beside\nbeside.answer")
+    execution.execute_readings(root, root / "_build", ["reading"])
+    ran = nbformat.read(root / "_build" / "read" / "reading.ipynb", as_version=4)
+    assert ran.cells[0].outputs[0].data["text/plain"] == "42"
+    monkeypatch.setattr(execution, "executed", None)
+    execution.execute_readings(root, root / "_build", ["reading"])
+
+
+def test_a_missing_published_record_ends_the_build(root):
+    page = root / "_build" / "html" / "book" / "comparison.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("of an earlier build")
+    shutil.copy(ROOT / "book" / "comparison.ipynb", root / "book")
+    with pytest.raises(SystemExit, match=r"threshold/record.json is missing") as error:
+        execution.execute_readings(root, root / "_build", ["comparison"])
+    assert "no book: comparison failed" in str(error.value)
+    assert not page.exists()
 
 
 def test_new_prose_gets_the_old_outputs():
@@ -97,7 +135,7 @@ def test_new_prose_gets_the_old_outputs():
         ],
         metadata={"language_info": {"name": "python"}},
     )
-    page = nbformat.from_dict(build.graft(executed, source))
+    page = nbformat.from_dict(execution.graft(executed, source))
     assert [cell.source for cell in page.cells] == [
         *("# New title", "n = 2", "New paragraph", "# Parameters\nn = 3", "n")
     ]
@@ -108,35 +146,44 @@ def test_new_prose_gets_the_old_outputs():
 
     source.cells[-1].source = "m"
     with pytest.raises(SystemExit, match="edited while it ran"):
-        build.graft(executed, source)
+        execution.graft(executed, source)
 
 
 def test_equal_files_are_left_alone_and_stale_ones_removed(tmp_path):
-    source, target = tmp_path / "source", tmp_path / "target"
-    (source / "deep").mkdir(parents=True)
-    (source / "deep" / "kept.md").write_text("text")
-    build.mirror(source, target)
-    os.utime(target / "deep" / "kept.md", (1, 1))
-    (target / "stale.md").write_text("")
-    build.mirror(source, target)
-    assert (target / "deep" / "kept.md").stat().st_mtime == 1
-    assert sorted(p.name for p in target.rglob("*")) == ["deep", "kept.md"]
+    kept = {Path("deep", "kept.md"): b"text"}
+    build.fill(tmp_path, kept)
+    os.utime(tmp_path / "deep" / "kept.md", (1, 1))
+    (tmp_path / "deep" / "stale.md").write_text("")
+    build.fill(tmp_path, kept)
+    assert (tmp_path / "deep" / "kept.md").stat().st_mtime == 1
+    assert build.contents(tmp_path) == kept
 
 
-def test_the_pages_get_the_tables_of_the_last_run_only(root):
+def test_pages_are_staged_with_their_outputs_and_the_tables_of_the_last_run_only(root):
     target = root / "_build" / "quick"
-    for name in ("_config.yml", "_toc.yml", "README.md", "CONTRIBUTING.md"):
+    for name in build.TOP:
         (root / name).touch()
-    (target / "runs" / "toy" / "part").mkdir(parents=True)
-    (target / "runs" / "toy" / "part" / "table.csv").write_text("value\n3\n")
-    (target / "runs" / "toy" / "toy.ipynb").write_text((root / "notebooks" / "toy.ipynb").read_text())
-    (target / "results" / "toy" / "renamed").mkdir(parents=True)
-    (target / "notebooks").mkdir()
+    reading(root, "1 + 1")
+    two = new_output("execute_result", {"text/plain": "2"}, execution_count=1)
+    ran = new_notebook(cells=[new_code_cell("1 + 1", outputs=[two], execution_count=1)])
+    for folder in ("runs/toy/sum", "results/toy/renamed", "notebooks", "read"):
+        (target / folder).mkdir(parents=True)
+    nbformat.write(ran, target / "read" / "reading.ipynb")
+    (target / "runs" / "toy" / "sum" / "table.csv").write_text("value\n3\n")
+    shutil.copy(root / "notebooks" / "toy.ipynb", target / "runs" / "toy")
+    (target / "results" / "toy" / "renamed" / "table.csv").touch()
     (target / "notebooks" / "removed.ipynb").touch()
-    build.stage(root, target, ["toy"])
-    assert [path.name for path in (target / "results" / "toy").iterdir()] == ["part"]
-    assert [path.name for path in (target / "notebooks").iterdir()] == ["toy.ipynb"]
+    build.stage(root, target, build.Pages([], ["toy"], ["reading"]))
+    assert list(build.contents(target / "results")) == [Path("toy", "sum", "table.csv")]
+    assert list(build.contents(target / "notebooks")) == [Path("toy.ipynb")]
+    assert json.loads((target / "book" / "reading.ipynb").read_text())["cells"][0]["execution_count"] == 1
     assert (target / "book" / "claims.yml").exists()
+
+
+def test_experiments_are_told_from_pages_that_show_results():
+    pages = build.pages_of(ROOT)
+    assert pages.readings == ["comparison", "speed"]
+    assert pages.experiments == [p.removeprefix("notebooks/") for p in pages.all if p.startswith("notebooks/")]
 
 
 def test_a_failing_run_prints_its_error_and_the_others_finish(tmp_path, capfd):
@@ -144,7 +191,7 @@ def test_a_failing_run_prints_its_error_and_the_others_finish(tmp_path, capfd):
         "bad": [sys.executable, "-c", "raise SystemExit('the reason')"],
         "good": [sys.executable, "-c", f"print('cell 1 of 1'); open({str(tmp_path / 'done')!r}, 'w').close()"],
     }
-    assert build.run_all(commands, 2, dict(os.environ)) == ["bad"]
+    assert execution.run_all(commands, 2, dict(os.environ)) == ["bad"]
     out, err = capfd.readouterr()
     assert "cell 1 of 1" in out
     assert "the reason" in err
@@ -156,27 +203,27 @@ def test_a_failing_notebook_leaves_no_page(root, monkeypatch):
     page = target / "html" / "notebooks" / "toy.html"
     page.parent.mkdir(parents=True)
     page.write_text("of an earlier build")
-    monkeypatch.setattr(build, "run_all", lambda commands, jobs, environment: list(commands))
+    monkeypatch.setattr(execution, "run_all", lambda commands, jobs, environment: list(commands))
     with pytest.raises(SystemExit, match="toy failed"):
-        build.execute(root, target, ["toy"], "quick", jobs=2)
+        execution.execute(root, target, ["toy"], "quick", jobs=2)
     assert not page.exists()
 
     ran = []
-    monkeypatch.setattr(build, "run_all", lambda commands, jobs, environment: ran.extend(commands) or [])
-    build.execute(root, target, ["toy"], "quick", jobs=2)
+    monkeypatch.setattr(execution, "run_all", lambda commands, jobs, environment: ran.extend(commands) or [])
+    execution.execute(root, target, ["toy"], "quick", jobs=2)
     (target / "runs" / "toy").mkdir()
-    build.execute(root, target, ["toy"], "quick", jobs=2)
+    execution.execute(root, target, ["toy"], "quick", jobs=2)
     assert ran == ["toy"]  # again after the failure, then not again
 
 
 def test_quick_values_are_computed_and_published_ones_loaded(root, monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        build, "run_all", lambda commands, jobs, environment: seen.update(environment, command=commands) or []
+        execution, "run_all", lambda commands, jobs, environment: seen.update(environment, command=commands) or []
     )
-    build.execute(root, root / "_build" / "quick", ["toy"], "quick", jobs=2)
+    execution.execute(root, root / "_build" / "quick", ["toy"], "quick", jobs=2)
     assert seen["VAE_RECORDS"] == "compute"
-    build.execute(root, root / "_build" / "full", ["toy"], "full", jobs=2)
+    execution.execute(root, root / "_build" / "full", ["toy"], "full", jobs=2)
     assert seen["VAE_RECORDS"] == "published"
     assert "full" in seen["command"]["toy"]
 
@@ -196,10 +243,10 @@ def test_a_build_that_is_told_to_stop_stops_its_notebooks(tmp_path):
     parent.write_text(
         textwrap.dedent(f"""
         import os, signal, sys
-        sys.path.insert(0, {str(BOOK)!r})
-        import build
+        sys.path.insert(0, {str(ROOT / "book")!r})
+        import execution
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        build.run_all({{"a": [sys.executable, {str(child)!r}, {str(tmp_path / "pid")!r}]}}, 1, dict(os.environ))
+        execution.run_all({{"a": [sys.executable, {str(child)!r}, {str(tmp_path / "pid")!r}]}}, 1, dict(os.environ))
         """)
     )
     process = subprocess.Popen([sys.executable, parent])

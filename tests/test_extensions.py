@@ -1,27 +1,32 @@
-"""The book's own Sphinx extensions, without Sphinx."""
+"""The book's own Sphinx extensions, without Sphinx, and its notebooks that show results/, without a kernel."""
 
-import importlib.util
+import ast
+import importlib
 import json
+import re
+import shutil
 from pathlib import Path
 
+import api
+import house
 import nbformat
-import pandas as pd
+import offline
 import pytest
+import run_banner
+import scoreboard
+from matplotlib import pyplot as plt
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from tags import Tags
 
+from benchmarks import factor_analysis
+from benchmarks.report import BARS
+from measured import figures
 from measured.claims import Claim, Verdict
-from measured.record import project_root, read
+from measured.record import read, write
 from measured.record.memo import MIME
 from measured.reruns import Reruns
 
-EXTENSIONS = Path(__file__).resolve().parent.parent / "book" / "_ext"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, EXTENSIONS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
@@ -35,7 +40,7 @@ def load(name):
     ],
 )
 def test_the_build_notices_what_a_page_would_load_from_elsewhere(page, found):
-    assert load("offline").external_loads(page) == found
+    assert offline.external_loads(page) == found
 
 
 RECORD = {
@@ -62,7 +67,7 @@ def banner(tmp_path):
         outputs = [new_output("display_data", {"text/plain": "a record", MIME: record}) for record in records]
         notebook = new_notebook(cells=[new_code_cell("", outputs=outputs)])
         nbformat.write(notebook, tmp_path / "notebooks" / "toy.ipynb")
-        return load("run_banner").banner("notebooks/toy", tmp_path, "full")
+        return run_banner.banner("notebooks/toy", tmp_path, "full")
 
     return page
 
@@ -97,7 +102,7 @@ def test_myst_nb_does_not_see_our_mime_types(tmp_path):
     (tmp_path / "toy.ipynb").touch()
     output = new_output("display_data", {"text/plain": "a record", MIME: RECORD})
     content = [nbformat.writes(new_notebook(cells=[new_code_cell("", outputs=[output])]))]
-    load("run_banner").hide_bundles(type("App", (), {"srcdir": tmp_path}), "toy", content)
+    run_banner.hide_bundles(type("App", (), {"srcdir": tmp_path}), "toy", content)
     assert json.loads(content[0])["cells"][0]["outputs"][0]["data"].keys() == {"text/plain"}
 
 
@@ -107,142 +112,228 @@ def test_the_scoreboard_keeps_the_chapters_claims_apart():
         Claim(id="mine", statement="Ours", source="ours", **claim),
         Claim(id="theirs", statement="Costs $5", source="chapter", **claim),
     ]
-    quick = {"theirs": Verdict(1.0, 0.1, "holds if", "n > 2")}
+    quick = {
+        "theirs": Verdict(1.0, 0.1, "holds if", "n > 2"),
+        "mine": Verdict(2.0, 0.3, "undecided", of="a gap", reason="not resolved"),
+    }
     reruns = {"toy": Reruns(commit=None, runs=[{"theirs": Verdict(1.0, 0.1, "fails")}])}
-    lines = list(load("scoreboard").markdown(ledger, {"quick": quick, "full": {}}, "quick", reruns))
+    lines = list(scoreboard.markdown(ledger, {"quick": quick, "full": {}}, "quick", reruns))
     text = "\n".join(lines)
     assert text.index("The chapter’s claims (1)") < text.index("Our own claims (1)")
     assert r"Costs \$5" in text
     assert r"Criterion: A \*sharp\* one." in text
     assert "◐ 1 holds if</span> at quick values" in text
     assert r"n \> 2" in text
-    assert text.count("– not run") == 3
+    assert text.count("– not run") == 2
+    assert "? undecided</span> <span>not resolved</span> <span>measured: 2.00 ± 0.30, a gap</span>" in text
     assert "fragile: another with 1 of 1 other seeds (fails 1)" in text
     assert text.count("(/notebooks/toy.ipynb#verdicts)") == 2
 
 
 def test_docstrings_are_plain_text_with_code():
-    shown = load("api").plain("`x_hat` is |x| times *args; sigma_ and `a*b`")
+    shown = api.plain("`x_hat` is |x| times *args; sigma_ and `a*b`")
     assert shown == r"``x_hat`` is \|x\| times \*args; sigma\_ and ``a*b``"
 
 
+# Notebooks that show what results/ holds
+
+
+class Shown(dict):
+    """What the cells of a notebook show, by cell: text, or a figure."""
+
+    def rows(self, cell):
+        """The cells of its tables' lines, heads included."""
+        lines = [line for line in self[cell].splitlines() if line.startswith("|") and "| --- |" not in line]
+        return [[part.strip() for part in line[1:-1].split(" | ")] for line in lines]
+
+
+def shown(name):
+    """Executes book/<name>.ipynb in this process, on the records of the working folder's project."""
+    found, namespace = Shown(), {"__name__": "notebook"}
+    with figures.styled():
+        for cell in nbformat.read(ROOT / "book" / f"{name}.ipynb", as_version=4).cells:
+            if cell.cell_type == "code":
+                tree = ast.parse(cell.source)
+                last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else ast.Expr(ast.Constant(None))
+                exec(compile(tree, cell.id, "exec"), namespace)
+                value = eval(compile(ast.Expression(last.value), cell.id, "eval"), namespace)
+                found[cell.id] = plt.gcf() if plt.get_fignums() else getattr(value, "data", None)
+                plt.close("all")
+    return found
+
+
 @pytest.fixture
-def speed(tmp_path, monkeypatch):
-    """The extension, and records with two trainers."""
-    from benchmarks import report
-
-    extension = load("speed")
-    keys = {"cpu": 1.0, "memory": 100.0, "flops": 12.8e6}
-    for case, members in (("digits", 36), ("mnist", 64)):
-        rows = [
-            keys | {"case": case, "layout": layout, "contender": name, "members": members, "round": n, "wall": wall}
-            for layout in ("1 thread", "2 threads", "2 processes")
-            for name, wall in (("ours", 0.5), ("jax", 0.7), ("ceiling", 20.0))
-            for n in range(2)
-        ]
-        single = [{"quantity": f"load {when}", "value": 0.5} for when in ("before", "after")]
-        single += [{"quantity": f"{how} compilation", "value": 3.25} for how in ("cold", "warm")]
-        table = pd.concat([report.summary(rows), pd.DataFrame(single)], ignore_index=True)
-        report.store(tmp_path / "results" / "speed" / case, table, {"rounds": 2, "cores": 2}, 120.0, "cpu")
-    measured = {
-        "ours": {"time": 0.25, "time over ours": 1.0, "suboptimality": 0.0015, "iterations": 200, "target reached": 1},
-        "published": {"time": 3, "time over ours": 12, "suboptimality": 0.004, "iterations": 4000, "target reached": 0},
-        "ais-prior": {"time": 9, "time over ours": 30, "rms error": 0.054, "temperatures": 1600},
-    }
-    keys = {"case": "local-digits", "layout": "1 thread", "members": 100, "se": 0.0}
-    rows = [
-        keys | {"contender": name, "quantity": quantity, "value": float(value)}
-        for name, numbers in measured.items()
-        for quantity, value in numbers.items()
-    ]
-    table = pd.DataFrame([*rows, *({"quantity": f"load {when}", "value": 0.5} for when in ("before", "after"))])
-    report.store(tmp_path / "results" / "speed" / "local-digits", table, {"rounds": 2, "cores": 2}, 120.0, "cpu")
-    monkeypatch.setattr(extension, "project_root", lambda: tmp_path)
-    return extension, extension.recorded()
+def project(tmp_path, monkeypatch):
+    """A project that has this one's published records, to be spoilt."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for part in ("speed", "posterior_collapse/threshold", "rate_distortion/sweep"):
+        shutil.copytree(ROOT / "results" / part, tmp_path / "results" / part)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_the_page_on_speed_says_which_bars_are_met(speed):
-    extension, found = speed
-    text = "\n".join(extension.bars_table(found))
-    assert "JAX jit(vmap), scan, over ours" in text
-    assert "1.40 ± 0.00" in text
-    assert text.count("✓ met") == 4
-    assert text.count("not measured yet") == 12
-    assert text.count("**not met**") == 1
-    assert "posteriors on digits, 100 images, 1 thread" in text
+def change(folder, value, **where):
+    """Store a record anew, with another number in the rows that match."""
+    record = read(folder)
+    table = record.table.copy()
+    rows = table[list(where)].eq(list(where.values())).all(axis=1)
+    assert rows.any()
+    table.loc[rows, "value"] = value
+    facts = {name: fact for name, fact in record.provenance.items() if name not in ("files", "digest")}
+    write(folder, table, record.arrays, facts)
 
 
-def test_the_page_on_speed_shows_posteriors_and_what_never_arrived(speed):
-    extension, found = speed
-    text = "\n".join(extension.posteriors_table(found))
-    assert "- 1.5\n  - by itself\n  - 0.25\n  - 1" in text
-    assert "- 4.0\n  - 4000\n  - more than 3\n  - more than 12" in text
-    assert "- 54 rms\n  - 1600 temperatures\n  - 9\n  - 30" in text
-    nothing = found._replace(records={})
-    assert list(extension.posteriors_table(nothing)) == ["Not measured yet; `make bench` does it."]
+def test_published_records_stand_beside_what_was_predicted():
+    page = shown("comparison")
+    thresholds, ends = page["thresholds"], page["end-points"]
+    for words in ("$T_c$ = 5.117", "at 0.8 $T_c$", r"$\beta_c$ = 33.52", r"at 1.05 $\beta_c$", "(3 seeds)"):
+        assert words in thresholds
+    for words in ("λ₁/σ² = 51.2", "at β = 61.4", "52.8675, of the mean image", "ln N = 11"):
+        assert words in ends
+    assert re.search(r"Record rate_distortion/sweep, computed at [0-9a-f]{7} on", ends)
 
 
-def test_the_page_on_speed_shows_every_time_and_its_circumstances(speed):
-    extension, found = speed
-    text = "\n".join(extension.times_table(found))
-    assert text.count("0.7 (1.40; 17%)") == text.count("0.5 (1.00; 24%)") == 6
-    about = "\n".join(extension.circumstances(found))
-    assert about.count("3.2 s with an empty cache") == 2
-    assert "0.5 before, 0.5 after" in about
-    assert ", 2 minutes" in about
+def test_the_page_on_speed_says_which_bars_are_met(project):
+    where = {"contender": "slices", "layout": "1 thread", "members": 36, "quantity": "time over ours"}
+    change(project / "results" / "speed" / "digits", 3.49, **where)
+    change(project / "results" / "speed" / "mnist", 2.0, **where | {"members": 64, "layout": "2 threads"})
+    rows = shown("speed").rows("bars")[1:]
+    assert len(rows) == len(BARS)
+    marks = {(row[3], row[4]): row[0] for row in rows}
+    assert marks["PyTorch loop, slices, fused Adam, over ours", "digits, 36 models, 1 thread"] == "✗ **not met**"
+    assert marks["PyTorch loop, slices, fused Adam, over ours", "MNIST, 64 models, 2 threads"] == "✓ met"
+    assert {row[0] for row in rows} == {"✓ met", "✗ **not met**"}
 
 
-@pytest.mark.parametrize("name", ["models", "against_jax"])
-def test_figures_of_speed_have_an_alternative_text(speed, name):
-    extension, found = speed
-    figure, alt = getattr(extension, name)(found)
-    assert len(alt) > 80
-    assert all(ax.get_title() for ax in figure.axes)
+def test_the_page_on_speed_shows_every_time_and_its_circumstances(project):
+    where = {"contender": "jax", "layout": "1 thread", "members": 8}
+    change(project / "results" / "speed" / "tiny", 0.7, **where | {"quantity": "time of a model-step"})
+    change(project / "results" / "speed" / "tiny", 1.4, **where | {"quantity": "time over ours"})
+    change(project / "results" / "speed" / "tiny", 0.17, **where | {"quantity": "share of the ceiling"})
+    change(project / "results" / "speed" / "tiny", 3.25, quantity="cold compilation")
+    page = shown("speed")
+    assert page["times"].count("<summary>") == page["times"].count("</details>") == 3
+    assert page.rows("times")[0][2:] == ["1 model", "8 models", "36 models", "64 models"]
+    assert any(row[3] == "0.7 (1.40; 17%)" for row in page.rows("times"))
+    assert page["circumstances"].count("with an empty cache") == 3
+    assert "3.2 s with an empty cache" in page["circumstances"]
+    assert page["circumstances"].count("Load of the machine") == 5
 
 
-def test_without_a_record_of_speed_the_build_says_how_to_make_one(speed, tmp_path, monkeypatch):
-    monkeypatch.setattr(speed[0], "project_root", lambda: tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="holds no record; measure with `make bench OUT=results/speed`"):
-        speed[0].recorded()
+def test_the_page_on_speed_shows_posteriors_and_what_never_arrived(project):
+    where = {"contender": "tuned", "quantity": "target reached"}
+    change(project / "results" / "speed" / "local-digits", 0.0, **where)
+    change(project / "results" / "speed" / "local-mnist", 1.0, **where)
+    rows = [row for row in shown("speed").rows("posteriors") if row[0].startswith("Adam 0.02")]
+    assert [row[3].startswith("more than ") for row in rows] == [True, False]
+    assert any("by itself" in row for row in shown("speed").rows("posteriors"))
 
 
-def test_the_page_on_speed_shows_factor_analysis_where_it_was_measured(speed, tmp_path):
-    from benchmarks import factor_analysis, report
+def test_the_page_on_speed_shows_factor_analysis(project):
+    where = {"problem": "wine, k = 3", "contender": "sklearn", "quantity": "time over ours"}
+    change(project / "results" / "speed" / factor_analysis.NAME, 3.9, **where)
+    page = shown("speed")
+    (wine,) = [row for row in page.rows("factor-analysis") if row[0] == "wine, k = 3"]
+    assert wine[2].endswith("(3.9; at least 4: ✗ **not met**)")
+    assert "below" in page["factor-analysis"]
+    assert "scikit-learn" in page["circumstances-of-factor-analysis"]
 
-    extension, found = speed
-    assert "Not measured yet" in "\n".join(extension.factor_analysis_table(found))
-    walls = {"wine, k = 3": {"ours": 2.0, "sklearn": 9.0, "em": 3.0}, "64 replicates": {"ours": 0.5, "loop": 50.0}}
-    rows = [
-        {"problem": problem, "contender": name, "round": number, "wall": wall, "cpu": wall}
-        for problem, times in walls.items()
-        for name, wall in times.items()
-        for number in range(2)
-    ]
-    checks = [
-        {"problem": problem, "contender": name, "quantity": "log-likelihood below ours", "value": 2e-5 * (name == "em"),
-         "stopped": name != "em"}
-        for problem, times in walls.items()
-        for name in times
-    ]  # fmt: skip
-    loads = [{"quantity": f"load {when}", "value": 0.5} for when in ("before", "after")]
-    table = pd.concat([factor_analysis.summary(rows), pd.DataFrame([*loads, *checks])], ignore_index=True)
-    folder = tmp_path / "results" / "speed" / factor_analysis.NAME
-    report.store(folder, table, {"rounds": 2, "cores": 2}, 60.0, "cpu")
-    text = "\n".join(extension.factor_analysis_table(found))
-    assert "9 (4.5; at least 4: ✓ met)" in text
-    assert "3 (1.5; ends 2e-05 below)" in text
-    assert "50 (100)" in text
-    assert "2 rounds, load 0.5 before and 0.5 after, scikit-learn" in text
+
+@pytest.mark.parametrize("name", ["comparison", "speed"])
+def test_code_that_shows_results_is_folded_and_its_figures_have_an_alternative_text(name):
+    page = shown(name)
+    for cell in nbformat.read(ROOT / "book" / f"{name}.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            assert "hide-input" in cell.metadata.tags
+            assert cell.outputs == [], "the build executes it; store it without outputs"
+            if isinstance(page[cell.id], plt.Figure):
+                assert len(cell.metadata.mystnb.image.alt) > 80
+                assert all(ax.get_title() for ax in page[cell.id].axes)
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "part"),
     [
-        ("thresholds", ["$T_c$ = 5.117", "at 0.8 $T_c$", r"$\beta_c$ = 33.52", r"at 1.05 $\beta_c$", "(3 seeds)"]),
-        ("end_points", ["λ₁/σ² = 51.2", "at β = 61.4", "52.8675, of the mean image", "ln N = 11"]),
+        *(("speed", f"speed/{case}") for case in ("tiny", "digits", "mnist", "local-digits", "local-mnist")),
+        ("speed", "speed/factor_analysis"),
+        ("comparison", "rate_distortion/sweep"),
+        ("comparison", "posterior_collapse/threshold"),
     ],
 )
-def test_published_records_stand_beside_what_was_predicted(name, expected):
-    part, table = load("comparison").TABLES[name]
-    text = "\n".join(table(read(project_root() / "results" / part)))
-    assert [words for words in expected if words not in text] == []
+def test_a_page_without_its_published_record_fails_by_name(project, name, part):
+    shutil.rmtree(project / "results" / part)
+    with pytest.raises(ValueError, match=rf"results/{part}/record.json is missing"):
+        shown(name)
+
+
+# The house
+
+
+def imported(package):
+    """Of every module of a package, what of the same package it imports: room -> rooms. Read line by line, so as not to
+    believe the drawing its own reading."""
+    found = {}
+    for file in sorted((ROOT / package).rglob("*.py")):
+        room = file.relative_to(ROOT / package).parts[0].removesuffix(".py")
+        if room.startswith("__"):
+            continue
+        names = found.setdefault(room, set())
+        joined = re.sub(r"\(([^)]*)\)", lambda m: m[1].replace("\n", " "), file.read_text("utf-8"))
+        for line in joined.splitlines():
+            if match := re.match(rf"\s*(?:from|import) {package}\.(\w+)", line):
+                names.add(match[1])
+            elif match := re.match(rf"\s*from {package} import (.*)", line):
+                names |= {name.split()[0] for name in match[1].split("#")[0].split(",") if name.strip()}
+    rooms = set(found)
+    return {room: (names & rooms) - {room} for room, names in found.items()}
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return Tags(house.picture(ROOT))
+
+
+@pytest.mark.parametrize("package", house.PACKAGES)
+def test_the_house_is_drawn_as_it_is_built(drawn, package):
+    graph = imported(package)
+    assert house.imports(ROOT / package) == graph
+    boxes = {a["data-name"] for a in drawn.all("rect", **{"class": "room"})}
+    assert boxes == set().union(*(imported(name) for name in house.PACKAGES))
+    pairs = [(a["data-from"], a["data-to"]) for a in drawn.all("path", **{"class": "arrow"})]
+    mine = [(a.split(".")[1], b.split(".")[1]) for a, b in pairs if a.startswith(f"{package}.")]
+    assert all(below in graph[room] for room, below in mine), "an arrow that is no import"
+    by_arrows = {room: {below for up, below in mine if up == room} for room in graph}
+    for room in graph:
+        assert house.reachable(by_arrows, room) == house.reachable(graph, room), "an import that no arrows lead to"
+
+
+def test_arrows_of_the_house_point_down(drawn):
+    for a in drawn.all("path", **{"class": "arrow"}):
+        numbers = [float(number) for number in re.findall(r"[\d.]+", a["d"])]
+        assert numbers[-1] > numbers[1], a
+    text = " ".join(drawn.text)
+    for package in house.PACKAGES:
+        for room, below in imported(package).items():
+            assert f"{package}.{room} imports {', '.join(sorted(below)) or 'no other'}." in text
+
+
+def test_a_house_with_a_circle_is_not_drawn(tmp_path):
+    (tmp_path / "a.py").write_text(f"import {tmp_path.name}.b")
+    (tmp_path / "b.py").write_text(f"from {tmp_path.name} import a")
+    with pytest.raises(ValueError, match="cycle"):
+        house.floors(house.imports(tmp_path))
+
+
+def test_every_room_says_what_it_is(drawn):
+    for package in house.PACKAGES:
+        for room in house.imports(ROOT / package):
+            assert house.sentence(ROOT / package, room), f"{package}/{room} has no docstring"
+
+
+def test_what_a_number_goes_through_is_there():
+    for place in [place for _, _, place in house.WAY if place]:
+        module, _, member = place.partition(":")
+        assert not member or hasattr(importlib.import_module(module), member), place
+    page = Tags(house.way())
+    assert [a["data-name"] for a in page.all("rect")] == [name for name, *_ in house.WAY]
+    assert len(page.all("path", **{"class": "arrow"})) == len(house.WAY) - 1

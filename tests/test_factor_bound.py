@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from vae.exact import linear_gaussian as lg
 from vae.exact.factor_analysis import Parameters, confirmatory, elbo, elbo_of, gap, log_likelihood, posterior, precision
-from vae.exact.factor_analysis.profile import _derivatives
+from vae.exact.factor_analysis.profile import derivatives
 from vae.exact.factor_analysis.structure import Layout
 
 FAMILIES = pytest.mark.parametrize("encoder", ENCODERS)
@@ -110,7 +110,7 @@ def test_the_profile_has_exact_derivatives(k, data, normal):
         left = torch.cat([values[:-k], values[-k:].clamp(max=1)])
         return 0.5 * (left - left.log() - 1).sum()
 
-    loss, slope, curvature = (part[0] for part in _derivatives(log_psi[None], S[None], torch.linalg.inv(S)[None], k))
+    loss, slope, curvature = (part[0] for part in derivatives(log_psi[None], S[None], torch.linalg.inv(S)[None], k))
     assert_close(loss, profile(log_psi), rtol=1e-12, atol=1e-12)
     assert_close(slope, torch.func.grad(profile)(log_psi), rtol=1e-9, atol=1e-10)
     assert_close(curvature, torch.func.hessian(profile)(log_psi), rtol=1e-8, atol=1e-9)
@@ -121,7 +121,7 @@ def test_the_profile_keeps_its_digits_where_a_uniqueness_vanishes(data):
     S = covariance(data)[None]
     inverted = torch.linalg.inv(S)
     losses = [
-        _derivatives(torch.tensor([[depth] + [-1.0] * (P - 1)]).double(), S, inverted, 1)[0].item()
+        derivatives(torch.tensor([[depth] + [-1.0] * (P - 1)]).double(), S, inverted, 1)[0].item()
         for depth in (-26.0, -27.0, -28.0)
     ]
     assert (losses[0] - losses[1]) / (losses[1] - losses[2]) == pytest.approx(torch.e, rel=1e-2)

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from vae.exact import linear_gaussian as lg
 from vae.gaussian import DiagonalGaussian, FullGaussian
-from vae.inference.rate_curve import _point, ais_rate_distortion
+from vae.inference.rate_curve import at_slope, ais_rate_distortion
 
 B, Z, X = 11, 3, 7
 SLOPES = [0.1, 0.5, 2.0]
@@ -76,8 +76,8 @@ def test_standard_errors_are_those_of_leaving_out_a_chain(normal):
     n, slope = 997, 1.5
     log_w = 0.7 * normal(n, B)
     d = 4 - log_w + 0.3 * normal(n, B)
-    whole = _point(log_w, d, slope)
-    less = [_point(*(t[torch.arange(n) != i] for t in (log_w, d)), slope) for i in range(n)]
+    whole = at_slope(log_w, d, slope)
+    less = [at_slope(*(t[torch.arange(n) != i] for t in (log_w, d)), slope) for i in range(n)]
     for field in range(0, 6, 2):  # each estimate before its error
         without = torch.stack([point[field] for point in less])
         jackknife = ((n - 1) / n * (without - without.mean(0)).square().sum(0)).sqrt()

@@ -26,6 +26,11 @@ def generator(seed: int, purpose: str) -> Generator:
     return Generator().manual_seed(state)
 
 
+def draw(seed: int, purpose: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers of that shape, the first of the stream of `seed` for `purpose`."""
+    return torch.randn(*shape, generator=generator(seed, purpose), dtype=dtype)
+
+
 def numpy_generator(seed: int, *more: int) -> np.random.Generator:
     """NumPy's generator for a seed and further numbers that tell it from others of that seed, for what PyTorch cannot
     draw."""

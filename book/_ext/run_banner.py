@@ -1,4 +1,4 @@
-"""On every notebook's page: how it was run, with its notebook and its tables to download.
+"""On every experiment's page: how it was run, with its notebook and its tables to download.
 
 What is shown stands in the notebook's own outputs (the record bundles that `measured.record` displays); what is
 missing there is shown as NOT RECORDED, never left out.
@@ -14,7 +14,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from measured.claims import read_notebook, shown
+from measured.notebook import read_notebook, shown
 from measured.record.memo import MIME
 
 MISSING = "NOT RECORDED"
@@ -77,6 +77,11 @@ def definitions(records: list[dict[str, Any]], name: str) -> str:
     return "<br>".join(f"<code>{escape(line)}</code>" for line in dict.fromkeys(lines))
 
 
+def is_experiment(docname: str) -> bool:
+    """A notebook that computes; those in book/ show records that others have made."""
+    return docname.startswith("notebooks/")
+
+
 def downloads(docname: str, srcdir: Path) -> dict[str, Path]:
     """Name to offer -> file, for the notebook and each of its parts' tables."""
     name = Path(docname).name
@@ -107,7 +112,7 @@ def hide_bundles(app: Sphinx, docname: str, content: list[str]) -> None:
         notebook = json.loads(content[0])
         for cell in notebook["cells"]:
             for output in cell.get("outputs", []):
-                for mime in [mime for mime in output.get("data", {}) if mime.startswith("application/vnd.vae.")]:
+                for mime in [mime for mime in output.get("data", {}) if mime.startswith("application/vnd.measured.")]:
                     del output["data"][mime]
         content[0] = json.dumps(notebook)
 
@@ -115,7 +120,7 @@ def hide_bundles(app: Sphinx, docname: str, content: list[str]) -> None:
 def add_banner(app: Sphinx, doctree: nodes.document) -> None:
     docname = app.env.docname
     srcdir = Path(app.srcdir)
-    if not (srcdir / f"{docname}.ipynb").exists():
+    if not is_experiment(docname):
         return
     title = next(doctree.findall(nodes.title))
     html = banner(docname, srcdir, app.config.vae_profile)
@@ -127,10 +132,9 @@ def copy_downloads(app: Sphinx, exception: Exception | None) -> None:
         return
     folder = Path(app.outdir) / "_downloads"
     folder.mkdir(exist_ok=True)
-    for docname in app.env.found_docs:
-        if (Path(app.srcdir) / f"{docname}.ipynb").exists():
-            for name, file in downloads(docname, Path(app.srcdir)).items():
-                shutil.copyfile(file, folder / name)
+    for docname in filter(is_experiment, app.env.found_docs):
+        for name, file in downloads(docname, Path(app.srcdir)).items():
+            shutil.copyfile(file, folder / name)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

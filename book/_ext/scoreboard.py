@@ -12,7 +12,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from measured import claims
-from measured import reruns as fragility
+from measured.reruns import Reruns, agreement, load, verdicts_of
 
 GROUPS = {
     "chapter": "The chapter’s claims",
@@ -34,10 +34,8 @@ def badge(outcome: str, text: str) -> str:
 def shown(verdict: claims.Verdict | None) -> str:
     if verdict is None:
         return '<span class="verdict none">– not run</span>'
-    condition = f" <span>{plain(verdict.condition)}</span>" if verdict.condition else ""
-    return (
-        f"{badge(verdict.outcome, verdict.outcome)}{condition} <span>measured: {plain(claims.measured(verdict))}</span>"
-    )
+    why = f" <span>{plain(words)}</span>" if (words := verdict.condition or verdict.reason) else ""
+    return f"{badge(verdict.outcome, verdict.outcome)}{why} <span>measured: {plain(claims.number_of(verdict))}</span>"
 
 
 def tally(verdicts: list[claims.Verdict]) -> str:
@@ -45,18 +43,18 @@ def tally(verdicts: list[claims.Verdict]) -> str:
     return " ".join(badge(o, f"{counts[o]} {o}") for o in MARKS if counts[o]) or "not run yet"
 
 
-def again(claim: str, verdict: claims.Verdict | None, reruns: dict[str, fragility.Reruns]) -> str:
+def again(claim: str, verdict: claims.Verdict | None, reruns: dict[str, Reruns]) -> str:
     """Beside a quick verdict, if other random streams give another."""
-    others = fragility.verdicts_of(claim, reruns)
+    others = verdicts_of(claim, reruns)
     if verdict is None or all(other.outcome == verdict.outcome for other in others):
         return ""
-    return f" <span>{fragility.agreement(verdict, others)}</span>"
+    return f" <span>{agreement(verdict, others)}</span>"
 
 
 def table(
     group: list[claims.Claim],
     by_profile: dict[str, dict[str, claims.Verdict]],
-    reruns: dict[str, fragility.Reruns],
+    reruns: dict[str, Reruns],
 ) -> Iterator[str]:
     yield from (":::{list-table}", ":class: scoreboard", ":header-rows: 1", ":widths: 60 20 20")
     yield from ("* - Claim", *(f"  - {profile.capitalize()} values" for profile in by_profile))
@@ -76,7 +74,7 @@ def markdown(
     ledger: list[claims.Claim],
     by_profile: dict[str, dict[str, claims.Verdict]],
     here: str,
-    reruns: dict[str, fragility.Reruns],
+    reruns: dict[str, Reruns],
 ) -> Iterator[str]:
     for source, title in GROUPS.items():
         group = [claim for claim in ledger if claim.source == source]
@@ -94,7 +92,7 @@ class Scoreboard(SphinxDirective):
         self.env.note_reread()  # the verdicts stand in files of other pages, some of them outside this tree
         staged = {key: verdict for file in notebooks for key, verdict in claims.verdicts_in(file).items()}
         by_profile = {p: staged if p == here else claims.verdicts(p) for p in dict.fromkeys(["quick", "full", here])}
-        entries, reruns = list(claims.ledger(root).values()), fragility.load()
+        entries, reruns = list(claims.ledger(root).values()), load()
         lines = StringList(list(markdown(entries, by_profile, here, reruns)), "scoreboard")
         board = nodes.container(classes=["scoreboard-box"])
         self.state.nested_parse(lines, 0, board)

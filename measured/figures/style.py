@@ -1,4 +1,4 @@
-"""House style for figures: tidy frames in, matplotlib out. Never imports torch.
+"""The house style: colours, sizes, axes.
 
 Colours are those of Okabe & Ito (2008), told apart by colour-blind readers; lines are labelled where they end, so
 that a figure needs no legend to be read; the background is white in light and dark pages alike.
@@ -6,14 +6,15 @@ that a figure needs no legend to be read; the background is white in light and d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-from cycler import cycler
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
@@ -31,43 +32,69 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, INK, GREY = (
 )
 CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, INK)
 
-STYLE: dict[str, Any] = {
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
+_OWN: dict[str, Any] = {  # over seaborn's "whitegrid"
     "savefig.facecolor": "white",
     "figure.dpi": 100,
     "savefig.dpi": 170,
     "savefig.bbox": "tight",
     "figure.constrained_layout.use": True,
+    "font.sans-serif": ["DejaVu Sans"],  # matplotlib brings it: the same letters on every machine
     "font.size": 11,
     "axes.titlesize": 11.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.labelsize": 11,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
     "axes.labelcolor": INK,
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
+    "xtick.bottom": True,
+    "ytick.left": True,
+    "xtick.major.size": 3.5,
+    "ytick.major.size": 3.5,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
+    "xtick.minor.size": 2,
+    "ytick.minor.size": 2,
+    "xtick.minor.width": 0.6,
+    "ytick.minor.width": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#9a9a9a",
     "axes.linewidth": 0.8,
-    "axes.grid": True,
     "grid.color": "#e8e8e8",
     "grid.linewidth": 0.7,
-    "axes.axisbelow": True,
-    "axes.prop_cycle": cycler(color=CYCLE),
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
     "errorbar.capsize": 2.5,
     "legend.frameon": False,
     "legend.fontsize": 10,
+    "legend.title_fontsize": 10,
 }
 
 
 def use_style() -> None:
-    """Makes the house style this process's default, for the figures of a notebook, inline ones too."""
-    mpl.rcParams.update(STYLE)  # type: ignore[arg-type]
+    """Makes the house style this process's default, for the figures of a notebook, inline ones too.
+
+    It starts from matplotlib's own defaults: what a user's matplotlibrc or MPLBACKEND says (LaTeX, a window on a
+    screen that is not there) changes no run.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is not None and hasattr(shell, "kernel"):
+        shell.run_line_magic("matplotlib", "inline")
+    mpl.rcdefaults()
+    sns.set_theme(style="whitegrid", palette=list(CYCLE), rc=_OWN)
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The house style within the block alone: `with styled(): ...`."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        sns.set_theme(style="whitegrid", palette=list(CYCLE), rc=_OWN)
+        yield
 
 
 def panels(n: int = 1, *, width: float = 7.2, height: float = 3.9) -> tuple[Figure, list[Axes]]:
@@ -79,44 +106,6 @@ def panels(n: int = 1, *, width: float = 7.2, height: float = 3.9) -> tuple[Figu
 def gradient(n: int) -> list[Any]:
     """`n` ordered colours, dark to light, distinguishable in grey: for an ordered key such as beta."""
     return list(mpl.colormaps["viridis"](np.linspace(0.0, 0.88, n)))
-
-
-def series(ax: Axes, frame: pd.DataFrame, x: str, *, color: Any = INK, **style: Any) -> None:
-    """`value` against column `x`, with error bars of one standard error; `style` as for `Axes.errorbar`."""
-    frame = frame.sort_values(x)
-    ax.errorbar(frame[x], frame["value"], frame["se"], color=color, **{"marker": "o"} | style)
-
-
-def label(
-    ax: Axes, names: Sequence[tuple[str, float, float, Any]], *, dx: float = 7, dy: float = 0, gap: float = 12
-) -> None:
-    """Writes (text, x, y, colour) beside the points, off by (dx, dy) points and at least `gap` points apart.
-
-    Call it when the axes' limits are final.
-    """
-    ax.figure.canvas.draw()  # settles the layout, from which the distances follow
-    points = 72 / ax.figure.dpi
-    lowest = -np.inf
-    for text, x, y, color in sorted(names, key=lambda name: name[2]):
-        height = float(ax.transData.transform((x, y))[1]) * points
-        lowest = max(height, lowest + gap)
-        ax.annotate(
-            text, (x, y), (dx, lowest - height + dy), textcoords="offset points", color=color, va="center", fontsize=10,
-            annotation_clip=False,
-        )  # fmt: skip
-
-
-def dots(
-    ax: Axes, frame: pd.DataFrame, exact: pd.Series | None, rows: Mapping[str, str], *, colors: Sequence[Any]
-) -> None:
-    """One row for each of `rows` (key -> name): the measured `value` with its error as a dot, `exact` as a grey bar."""
-    for y, (key, color) in enumerate(zip(rows, colors, strict=True)):
-        if exact is not None:
-            ax.plot([exact[key]] * 2, [y - 0.3, y + 0.3], color="#b0b0b0", lw=4, solid_capstyle="butt")
-        ax.errorbar(frame["value"][key], y, xerr=frame["se"][key], marker="o", color=color)
-    ax.set_yticks(range(len(rows)), list(rows.values()))
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.grid(axis="y", visible=False)
 
 
 def log_axis(ax: Axes, axis: str, ticks: Sequence[float]) -> None:
@@ -133,22 +122,3 @@ def name_axes(ax: Axes, x: str, y: str, title: str = "") -> None:
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.set_title(title)
-
-
-def select(table: pd.DataFrame, **where: Any) -> pd.DataFrame:
-    """The rows of a tidy table with the given values; a list selects several, None the rows that have none.
-
-    No such row is an error, not an empty figure.
-    """
-    mask = np.ones(len(table), dtype=bool)
-    for column, wanted in where.items():
-        several = isinstance(wanted, Iterable) and not isinstance(wanted, str)
-        if wanted is None:
-            mask &= table[column].isna()
-        else:
-            mask &= table[column].isin(list(wanted) if several else [wanted])
-    if not mask.any():
-        raise ValueError(
-            f"where must select rows of the table, got {where}, which selects none; check names and values"
-        )
-    return table[mask]

@@ -15,7 +15,7 @@ from measured.record.code import code_key, digest
 def identity(part: str, config: Config, compute: Callable, before: Sequence[str] = ()) -> dict[str, Any]:
     """What the key hashes: part, parameters that count, digests of the data that these name, code; `before`: the keys
     of the stages that it is given."""
-    code = code_key(compute)
+    code = code_key(compute, type(config))
     return {
         "part": part,
         "parameters": config.key_parameters(),

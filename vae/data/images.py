@@ -20,7 +20,6 @@ import os
 import struct
 import tempfile
 import zlib
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
 
@@ -28,6 +27,8 @@ import numpy as np
 import torch
 from pydantic import AfterValidator
 from torch import Tensor
+
+from vae.check import integer, nearest, one_of, whole
 
 __all__ = ["Binarize", "Dataset", "DatasetName", "REGISTRY", "Source", "declared_digest", "load", "size"]
 
@@ -138,9 +139,7 @@ REGISTRY: dict[str, Source] = {
 
 def _source(name: str) -> Source:
     if name not in REGISTRY:
-        near = get_close_matches(str(name), REGISTRY, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"dataset {name!r} is unknown; {hint}there are {', '.join(REGISTRY)}")
+        raise ValueError(f"dataset {name!r} is unknown; {nearest(name, REGISTRY)}")
     return REGISTRY[name]
 
 
@@ -190,12 +189,9 @@ def load(name: str, *, binarize: Binarize = "none", n_train: int | None = None, 
     file is absent and no mirror delivers it; the message says where to put it).
     """
     source = _source(name)
-    if binarize not in get_args(Binarize):
-        raise ValueError(f"binarize must be one of {', '.join(get_args(Binarize))}, got {binarize!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be a whole number from 0 up, got {seed!r}")
-    whole = isinstance(n_train, int) and not isinstance(n_train, bool)
-    if n_train is not None and not (whole and 1 <= n_train <= source.n_train):
+    one_of("binarize", binarize, get_args(Binarize))
+    seed = whole("seed", seed, 0, "use 0, 1, 2, ...")
+    if n_train is not None and not 1 <= (integer(n_train) or 0) <= source.n_train:
         raise ValueError(
             f"n_train must be a whole number from 1 to {source.n_train}, which is all of {name}, "
             f"got {n_train!r}; leave it out to take them all"

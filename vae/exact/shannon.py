@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.exact.linear_gaussian import _spectrum
+from vae.check import Numbers, finite, tensor, whole
+from vae.exact.linear_gaussian import spectrum_of
 
 _LOG_FLOOR = -700.0  # a reproduction point keeps e^-700 of mass, so that it can return and no division is by zero
 
@@ -41,9 +42,9 @@ class RatePoint(NamedTuple):
         return self.rate - self.gap
 
 
-def _numbers(name: str, values: Tensor | float, zero: bool = False) -> Tensor:
-    """A number or tensor as float64 on the CPU; positive (or zero, if that is legal) and finite."""
-    numbers = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+def _numbers(name: str, values: Numbers, zero: bool = False) -> Tensor:
+    """Numbers as float64 on the CPU; positive (or zero, if that is legal) and finite."""
+    numbers = tensor(name, values, torch.float64).detach().cpu()
     wrong = ~(numbers.isfinite() & ((numbers >= 0) if zero else (numbers > 0)))
     if wrong.any() or numbers.numel() == 0:
         got = f"{float(numbers[wrong][0])}" if wrong.any() else "nothing"
@@ -53,18 +54,19 @@ def _numbers(name: str, values: Tensor | float, zero: bool = False) -> Tensor:
 
 
 def gaussian_rate_distortion(
-    eigenvalues: Tensor,
+    eigenvalues: Numbers,
     *,
-    theta: Tensor | float | None = None,
-    distortion: Tensor | float | None = None,
-    rate: Tensor | float | None = None,
+    theta: Numbers | None = None,
+    distortion: Numbers | None = None,
+    rate: Numbers | None = None,
 ) -> RatePoint:
     """R(D) of a Gaussian source by reverse water-filling, from exactly one of water level, distortion, rate.
 
-    `eigenvalues` (X,) of the covariance, in any order; the asking argument is a number or a tensor of any shape, which
-    the results share. At water level theta each eigenvalue above it costs log(lambda / theta) / 2 nats and leaves theta
-    of distortion, the others keep all of theirs, and the slope is 1/(2 theta) (Cover & Thomas, theorem 10.3.3). Between
-    two eigenvalues the distortion is linear in theta and the rate in log theta: the level is found without a search.
+    `eigenvalues` (X,) of the covariance, in any order; the asking argument is a number, a tensor or an array of any
+    shape, which the results share. At water level theta each eigenvalue above it costs log(lambda / theta) / 2 nats
+    and leaves theta of distortion, the others keep all of theirs, and the slope is 1/(2 theta) (Cover & Thomas, theorem
+    10.3.3). Between two eigenvalues the distortion is linear in theta and the rate in log theta: the level is found
+    without a search.
 
     Where nothing is encoded the slope is not unique: a level above the largest eigenvalue returns its own 1/(2 theta),
     rate 0 the largest, 1/(2 lambda_max). A distortion above the total variance returns rate 0 and slope 0.
@@ -81,7 +83,7 @@ def gaussian_rate_distortion(
         )
     ((name, value),) = given.items()
     asked = _numbers(name, value, zero=name == "rate")  # type: ignore[arg-type]  # none of `given` is None
-    spectrum = _spectrum(eigenvalues)
+    spectrum = spectrum_of(eigenvalues)
     spectrum = spectrum[spectrum > 0]  # a zero costs nothing and leaves nothing
     if not spectrum.numel():
         raise ValueError("eigenvalues must have at least one above zero, got zeros; data that do not vary need no rate")
@@ -118,9 +120,9 @@ def gaussian_rate_distortion(
 
 
 def blahut_arimoto(
-    p_x: Tensor,
-    distortion_matrix: Tensor,
-    slope: Tensor | float,
+    p_x: Numbers,
+    distortion_matrix: Numbers,
+    slope: Numbers,
     *,
     tolerance: float = 1e-5,
     max_iter: int = 20_000,
@@ -147,18 +149,18 @@ def blahut_arimoto(
     Slopes are computed one after another, each from the uniform q: batched products were slower on a CPU, a start from
     the neighbouring slope saved hardly any iterations, and one (n_x, n_y) kernel is in memory at a time.
     """
-    if distortion_matrix.ndim != 2 or 0 in distortion_matrix.shape:
+    d = tensor("distortion_matrix", distortion_matrix, torch.float64).detach()
+    if d.ndim != 2 or 0 in d.shape:
         raise ValueError(
-            f"distortion_matrix must be a non-empty (n_x, n_y), got shape {tuple(distortion_matrix.shape)}; give "
-            "each source symbol a row"
+            f"distortion_matrix must be a non-empty (n_x, n_y), got shape {tuple(d.shape)}; give each source symbol a "
+            "row"
         )
-    d = distortion_matrix.detach().to(torch.float64)
     if not d.isfinite().all() or d.min() < 0:
         raise ValueError(
             f"distortion_matrix must be finite and non-negative, got values in [{float(d.min()):g}, "
             f"{float(d.max()):g}]; forbid a reproduction by a large distortion"
         )
-    p = torch.as_tensor(p_x, dtype=torch.float64).detach().to(d.device)
+    p = tensor("p_x", p_x, like=d).detach()
     if p.shape != d.shape[:1]:
         raise ValueError(
             f"p_x must have one probability per row of distortion_matrix, ({d.shape[0]},), got shape {tuple(p.shape)}; "
@@ -173,8 +175,7 @@ def blahut_arimoto(
     if slopes.ndim > 1:
         raise ValueError(f"slope must be a number or (S,), got shape {tuple(slopes.shape)}; flatten it")
     limit = float(_numbers("tolerance", tolerance))
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
-        raise ValueError(f"max_iter must be an integer of at least 1, got {max_iter!r}; allow one iteration or more")
+    max_iter = whole("max_iter", max_iter, 1, "allow one iteration or more")
     kept = p > 0  # symbols that never occur ask for nothing
     points = [_one_slope(p[kept], d[kept], float(s), limit, max_iter) for s in slopes.reshape(-1)]
     fields = [torch.stack(column) for column in zip(*points, strict=True)]
@@ -242,10 +243,8 @@ def shannon_lower_bound(entropy: float, dim: int, distortion: float) -> float:
     eigenvalue, and asymptotically for any source at small distortion (Shannon 1959; Linkov 1965). Negative, and so no
     bound at all, where the distortion is large.
     """
-    if not math.isfinite(entropy):
-        raise ValueError(f"entropy must be finite, got {entropy}; pass the source's differential entropy in nats")
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-        raise ValueError(f"dim must be an integer of at least 1, got {dim!r}; pass the number of dimensions of x")
+    entropy = finite("entropy", entropy, "pass the source's differential entropy in nats")
+    dim = whole("dim", dim, 1, "pass the number of dimensions of x")
     level = float(_numbers("distortion", distortion)) / dim
     return entropy - 0.5 * dim * (math.log(2 * math.pi * math.e) + math.log(level))
 
@@ -257,7 +256,7 @@ class Hull(NamedTuple):
     excess: Tensor  # (n,) nats, >= 0
 
 
-def convex_hull(rate: Tensor, distortion: Tensor) -> Hull:
+def convex_hull(rate: Numbers, distortion: Numbers) -> Hull:
     """Which points (rate, distortion), each (n,), n >= 3, span their lower convex envelope; how far above it each is.
 
     The envelope is that of everything at least as large in both: convex, non-increasing, constant beyond the point of
@@ -268,7 +267,7 @@ def convex_hull(rate: Tensor, distortion: Tensor) -> Hull:
     """
     points = {}
     for name, values in {"rate": rate, "distortion": distortion}.items():
-        numbers = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+        numbers = tensor(name, values, torch.float64).detach().cpu()
         if numbers.ndim != 1 or not numbers.isfinite().all():
             raise ValueError(
                 f"{name} must be a finite (n,) tensor, got shape {tuple(numbers.shape)}; leave out runs that diverged"

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from vae.check import whole
 from vae.gaussian import Gaussian
+from vae.inference import checks
 from vae.inference import log_joint as joint
 from vae.inference.log_joint import LogJoint
 from vae.noise import normals, per_datum
@@ -58,11 +60,13 @@ class Stage(NamedTuple):
     acceptance: Tensor | None  # (B,) of the proposals there; the last temperature has none
 
 
-def checked_counts(n_chains: int, n_leapfrog: int, chunk: int | None) -> None:
-    """Raises ValueError unless these are numbers to anneal with."""
-    joint.whole("n_chains", n_chains, 1, "16 are usual")
-    joint.whole("n_leapfrog", n_leapfrog, 1, "5 are usual")
-    joint.chunked(chunk)
+def checked_counts(n_chains: int, n_leapfrog: int, chunk: int | None) -> tuple[int, int, int | None]:
+    """The three as they are. ValueError unless these are numbers to anneal with."""
+    return (
+        whole("n_chains", n_chains, 1, "16 are usual"),
+        whole("n_leapfrog", n_leapfrog, 1, "5 are usual"),
+        checks.chunk(chunk),
+    )
 
 
 def even(n_temperatures: int) -> list[float]:
@@ -106,7 +110,7 @@ def finished(stages: Iterable[Stage]) -> tuple[Tensor, Tensor]:
 
 def _start(path: Path, u: Tensor) -> State:
     state = State(u, *path(u))
-    joint.refuse_nan(state.ratio)
+    checks.refuse_nan(state.ratio)
     return state
 
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vae.check import floats, whole
 from vae.gaussian import LOG_2PI, Gaussian, logmeanexp
-from vae.inference import annealing
+from vae.inference import annealing, checks
 from vae.inference import log_joint as joint
 from vae.inference.annealing import Path
 from vae.inference.log_joint import LogJoint
@@ -54,10 +55,10 @@ def importance_log_evidence(
 
     ValueError: bad q, n_samples or df below 1, a log_joint of the wrong shape or not finite.
     """
-    q = joint.checked("q", q)
-    joint.whole("n_samples", n_samples, 1, "1000 or more give a useful standard error")
-    joint.whole("df", df, 1, "5 is the default")
-    joint.chunked(chunk)
+    q = checks.posterior("q", q)
+    n_samples = whole("n_samples", n_samples, 1, "1000 or more give a useful standard error")
+    df = whole("df", df, 1, "5 is the default")
+    chunk = checks.chunk(chunk)
     count, dim = q.mean.shape
     streams = per_datum(seed, "importance sampling", first, count)
     joint.probe(log_joint, q, differentiable=False)
@@ -122,7 +123,7 @@ def bdmc(
     errors as for `ais_log_evidence`. One datum's bounds hold in expectation only: average over data.
     """
     path = _annealed(log_joint, q, n_chains, n_temperatures, n_leapfrog, chunk)
-    q = path.q
+    q, z_true = path.q, floats("z_true", z_true)
     if tuple(z_true.shape) != tuple(q.mean.shape) or not z_true.isfinite().all():
         raise ValueError(
             f"z_true must be finite of shape {tuple(q.mean.shape)}, got {tuple(z_true.shape)}; "
@@ -141,9 +142,9 @@ def bdmc(
 def _annealed(
     log_joint: LogJoint, q: Gaussian, n_chains: int, n_temperatures: int, n_leapfrog: int, chunk: int | None
 ) -> Path:
-    q = joint.checked("q", q)
-    annealing.checked_counts(n_chains, n_leapfrog, chunk)
-    joint.whole("n_temperatures", n_temperatures, 2, "the schedule needs both its ends, q and the joint")
+    q = checks.posterior("q", q)
+    _, n_leapfrog, chunk = annealing.checked_counts(n_chains, n_leapfrog, chunk)
+    whole("n_temperatures", n_temperatures, 2, "the schedule needs both its ends, q and the joint")
     joint.probe(log_joint, q)
     return Path(log_joint, q, n_leapfrog, chunk)
 
@@ -151,7 +152,7 @@ def _annealed(
 def _evidence(log_w: Tensor, acceptance: Tensor, like: Tensor) -> Evidence:
     """Reduces log-weights, float64 (n, B), to the dtype of `like`."""
     n = len(log_w)
-    joint.refuse_empty(log_w)
+    checks.refuse_empty(log_w)
     weights = torch.softmax(log_w, dim=0)
     spread = (weights - 1 / n).square().sum(0)
     se = (n / (n - 1) * spread).sqrt() if n > 1 else torch.full_like(spread, math.inf)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from vae.check import whole
 
 SHORTEST = 2.0**-30  # of a step: below it rounding hides any gain
 
@@ -32,9 +34,7 @@ def minimise(f: Callable[[Tensor], Tensor], u: Tensor, *, max_iter: int, memory:
     """
     if u.ndim != 2 or u.dtype != torch.float64:
         raise ValueError(f"u must be (E, P) in float64, got shape {tuple(u.shape)}, {u.dtype}; convert it")
-    for name, value in {"max_iter": max_iter, "memory": memory}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}; pass a positive integer")
+    max_iter, memory = whole("max_iter", max_iter), whole("memory", memory)
     loss, slope = _evaluate(f, u)
     if loss.shape != u.shape[:1] or not (loss.isfinite().all() and slope.isfinite().all()):
         raise ValueError(
@@ -66,7 +66,8 @@ def minimise(f: Callable[[Tensor], Tensor], u: Tensor, *, max_iter: int, memory:
         loss = torch.where(taken, new_loss, loss)
         taken_steps += taken.cpu()
         length = torch.where(taken, 1.0, length / 2)
-        direction = _direction(slope, steps, bends, inverse, scale)
+        pairs = list(zip(steps, bends, inverse, strict=True))
+        direction = -two_loops(slope, pairs, lambda v, scale=scale: scale[:, None] * v)  # type: ignore[misc]
     return Minimum(u, loss, slope.abs().amax(1), taken_steps)
 
 
@@ -77,13 +78,19 @@ def _evaluate(f: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor]
     return loss.detach(), slope
 
 
-def _direction(slope: Tensor, steps: Tensor, bends: Tensor, inverse: Tensor, scale: Tensor) -> Tensor:
-    """The two-loop recursion, (E, P); pairs from oldest to newest."""
-    v, shares = slope, []
-    for step, bend, weight in zip(steps.flip(0), bends.flip(0), inverse.flip(0), strict=True):
-        shares.append(weight * (step * v).sum(1))
-        v = v - shares[-1][:, None] * bend
-    v = scale[:, None] * v
-    for step, bend, weight, share in zip(steps, bends, inverse, reversed(shares), strict=True):
-        v = v + (share - weight * (bend * v).sum(1))[:, None] * step
-    return -v
+def two_loops(
+    slope: Tensor, pairs: Sequence[tuple[Tensor, Tensor, Tensor]], precondition: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The slopes (E, P) times what L-BFGS takes for the inverse Hessian (Nocedal & Wright 2006, algorithm 7.4).
+
+    pairs: (step (E, P), change of slope (E, P), 1 / their product (E,)), from oldest to newest; a pair with a product's
+    inverse of zero changes nothing. precondition: what the inverse Hessian is before the pairs correct it.
+    """
+    shares = []
+    for step, bend, weight in reversed(pairs):
+        shares.append(weight * (step * slope).sum(1))
+        slope = slope - shares[-1][:, None] * bend
+    moved = precondition(slope)
+    for (step, bend, weight), share in zip(pairs, reversed(shares), strict=True):
+        moved = moved + (share - weight * (bend * moved).sum(1))[:, None] * step
+    return moved

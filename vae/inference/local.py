@@ -9,8 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vae.check import floats, number, whole
 from vae.gaussian import DiagonalGaussian, FullGaussian, Gaussian
+from vae.inference import checks
 from vae.inference import log_joint as joint
+from vae.inference.lbfgs import two_loops
 from vae.inference.log_joint import LogJoint
 from vae.noise import generator, moment_matched, normals, per_datum
 
@@ -67,12 +70,11 @@ def fit_local(
 
     ValueError: bad q0, n_draws odd or below 2 Z, a log_joint of the wrong shape, without gradient or not finite.
     """
-    q = joint.checked("q0", q0)
-    joint.whole("max_iter", max_iter, 1, "200 is the default")
-    joint.whole("n_fresh", n_fresh, 4, "the certificate needs two halves")
-    if not tol > 0:
-        raise ValueError(f"tol must be positive, got {tol}; 1e-6 nats is the default")
-    joint.chunked(chunk)
+    q = checks.posterior("q0", q0)
+    max_iter = whole("max_iter", max_iter, 1, "200 is the default")
+    n_fresh = whole("n_fresh", n_fresh, 4, "the certificate needs two halves")
+    tol = number("tol", tol, "be positive", lambda v: v > 0, "1e-6 nats is the default")
+    chunk = checks.chunk(chunk)
     count, dim = q.mean.shape
     eps = moment_matched(per_datum(seed, "local", first, count), n_draws, dim).to(q.mean)
     fresh = normals(per_datum(seed, "local, fresh", first, count), n_fresh, dim).to(q.mean)
@@ -82,7 +84,7 @@ def fit_local(
     best = _gaussian(point, dim, isinstance(q, FullGaussian))
     z = best.rsample(fresh)
     log_joint_z, gradient = joint.value_and_gradient(log_joint, z, chunk)
-    joint.refuse_nan(log_joint_z)
+    checks.refuse_nan(log_joint_z)
     log_w = (log_joint_z - best.log_prob(z)).double()
     elbo, se = log_w.mean(0), log_w.std(0) / math.sqrt(n_fresh)
     # The gradient through z alone: no noise where q is the posterior (Roeder et al. 2017).
@@ -104,10 +106,10 @@ def prior_starts(
 
     ValueError: n_draws below 1, a log_joint of the wrong shape or NaN.
     """
-    joint.whole("n_draws", n_draws, 1, "4096 is the default")
-    joint.chunked(chunk)
+    n_draws = whole("n_draws", n_draws, 1, "4096 is the default")
+    chunk, like = checks.chunk(chunk), floats("like", like)
     prior = DiagonalGaussian(torch.zeros_like(like), torch.zeros_like(like))
-    joint.checked("like", prior)
+    checks.posterior("like", prior)
     z = torch.randn(n_draws, 1, like.shape[1], generator=generator(seed, "starts"), dtype=torch.float64).to(like)
     value = joint.values(log_joint, z.expand(-1, len(like), -1), chunk)
     return prior, DiagonalGaussian(z[value.argmax(0), 0], torch.full_like(like, 2 * math.log(NARROW)))
@@ -225,7 +227,7 @@ def _maximise(objective: _Objective, point: Tensor, max_iter: int, tol: float) -
     if bad.any():
         raise ValueError(
             "log_joint must be finite with a finite gradient at the draws of q0, got on average "
-            f"{state.loss[bad][:3].neg().tolist()} for {joint.named(bad)}; narrow q0, or check the decoder"
+            f"{state.loss[bad][:3].neg().tolist()} for {checks.named(bad)}; narrow q0, or check the decoder"
         )
     steps = torch.zeros(count, dtype=torch.int64, device=point.device)
     tries, done, converged = steps.clone(), steps > 0, steps > 0
@@ -266,16 +268,10 @@ def _maximise(objective: _Objective, point: Tensor, max_iter: int, tol: float) -
 def _next(
     objective: _Objective, point: Tensor, state: _State, memory: list[tuple[Tensor, Tensor, Tensor]], diagonal: slice
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The direction (B, D) of the two loops of L-BFGS, what it promises in nats (B,), and the step to try (B,), which
-    leaves scales positive.
+    """The direction (B, D) of L-BFGS, what it promises in nats (B,), and the step to try (B,), which leaves scales
+    positive.
     """
-    vector, weights = state.slope, []
-    for move, bend, rho in reversed(memory):
-        weights.append(rho * (move * vector).sum(1))
-        vector = vector - weights[-1][:, None] * bend
-    vector = objective.precondition(point, state.precision, vector)
-    for (move, bend, rho), weight in zip(memory, reversed(weights), strict=True):
-        vector = vector + (weight - rho * (bend * vector).sum(1))[:, None] * move
+    vector = two_loops(state.slope, memory, lambda v: objective.precondition(point, state.precision, v))
     promise = 0.5 * (vector * state.slope).sum(1).double()
     shrinking = (vector[:, diagonal] / point[:, diagonal]).amax(1).clamp(min=SHRINK)
     return -vector, promise, SHRINK / shrinking

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vae.check import whole
 from vae.gaussian import Gaussian, logmeanexp
-from vae.inference import annealing
+from vae.inference import annealing, checks
 from vae.inference import log_joint as joint
 from vae.inference.annealing import Path
 from vae.noise import normals, per_datum
@@ -63,15 +64,15 @@ def ais_rate_distortion(
     ValueError: bad prior, slopes not positive or not rising, a count below 1, a distortion of the wrong shape, without
     gradient, negative or not finite.
     """
-    prior = joint.checked("prior", prior)
+    prior = checks.posterior("prior", prior)
     slopes = _rising(slopes)
-    joint.whole("n_steps", n_steps, 1, "60 are usual")
-    annealing.checked_counts(n_chains, n_leapfrog, chunk)
+    n_steps = whole("n_steps", n_steps, 1, "60 are usual")
+    n_chains, n_leapfrog, chunk = annealing.checked_counts(n_chains, n_leapfrog, chunk)
     count, dim = prior.mean.shape
     largest = slopes[-1]
 
     def log_joint(z: Tensor) -> Tensor:
-        return prior.log_prob(z) - largest * _checked(distortion(z), z)
+        return prior.log_prob(z) - largest * checks.returned("distortion", distortion(z), z)
 
     _probe(distortion, prior.rsample(normals(per_datum(seed, "annealing", first, count), n_chains, dim).to(prior.mean)))
     joint.probe(log_joint, prior)
@@ -91,13 +92,13 @@ def ais_rate_distortion(
             accepted.append(stage.acceptance)
         if passed % n_steps == 0:
             d = stage.state.ratio.double() / -largest
-            points.append(_point(stage.log_w, d, slopes[passed // n_steps - 1]))
+            points.append(at_slope(stage.log_w, d, slopes[passed // n_steps - 1]))
     acceptance = torch.stack(accepted).mean(0) if accepted else torch.ones(count)
     fields = [*(torch.stack(field) for field in zip(*points, strict=True)), acceptance]
     return RateCurve(*(field.to(prior.mean) for field in fields))
 
 
-def _point(log_w: Tensor, d: Tensor, slope: float) -> tuple[Tensor, ...]:
+def at_slope(log_w: Tensor, d: Tensor, slope: float) -> tuple[Tensor, ...]:
     """The fields of `RateCurve` at one slope, (B,) each, from log-weights and distortions (C, B). Errors by the delta
     method: what each chain moves the estimate by.
     """
@@ -125,30 +126,14 @@ def _rising(slopes: Sequence[float]) -> list[float]:
     return numbers
 
 
-def _checked(d: Tensor, z: Tensor) -> Tensor:
-    shape = tuple(d.shape) if isinstance(d, Tensor) else type(d).__name__
-    if shape != tuple(z.shape[:2]):
-        raise ValueError(
-            f"distortion must return shape {tuple(z.shape[:2])} for z of shape {tuple(z.shape)}, got {shape}; "
-            "sum over pixels, keep samples and data"
-        )
-    if torch.is_grad_enabled() and z.requires_grad and not d.requires_grad:
-        raise ValueError(
-            "distortion must be differentiable in z, got a result without a gradient; "
-            "compute it in PyTorch from z itself, without no_grad or detach"
-        )
-    return d
-
-
 def _probe(distortion: Distortion, z: Tensor) -> None:
     """ValueError unless the distortion is finite and not negative at draws z (S, B, Z) from the prior."""
     with torch.no_grad():
-        d = torch.cat(
-            [_checked(distortion(part), part) for part in z.split(max(1, joint.rows(z.device) // z.shape[1]))]
-        )
+        parts = z.split(max(1, joint.rows(z.device) // z.shape[1]))
+        d = torch.cat([checks.returned("distortion", distortion(part), part) for part in parts])
     bad = ~(d.isfinite() & (d >= 0))
     if bad.any():
         raise ValueError(
-            f"distortion must be finite and not negative, got {float(d[bad][0]):g} for {joint.named(bad.any(0))}; "
+            f"distortion must be finite and not negative, got {float(d[bad][0]):g} for {checks.named(bad.any(0))}; "
             "check x and the decoder, and pass a distance, not a log-likelihood"
         )

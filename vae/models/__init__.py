@@ -9,7 +9,7 @@ from vae.models.ensemble import Ensemble, stack
 from vae.models.likelihoods import BernoulliLikelihood, DiagonalGaussianLikelihood, GaussianLikelihood, Likelihood
 from vae.models.multirate import MultiRateVAE
 from vae.models.networks import CommittedEncoder, LinearEncoder, MaskedLinear, MLPEncoder, linear, mlp
-from vae.models.vae import VAE, Model, linear_vae_model
+from vae.models.vae import VAE, Model, linear_vae_model, mlp_vae
 
 __all__ = [
     "MADE",
@@ -30,5 +30,6 @@ __all__ = [
     "linear",
     "linear_vae_model",
     "mlp",
+    "mlp_vae",
     "stack",
 ]

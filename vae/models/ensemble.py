@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from vae.check import Numbers, tensor
+
 Member = Mapping[str, Any]  # one model's declaration: {"seed": 0, "beta": 4.0, ...}
 
 
@@ -45,29 +47,62 @@ class Ensemble:
 
         return torch.vmap(one, in_dims=(0, 0, *dims))(self.params, self.buffers, *args)
 
-    def map_rows(self, f: Callable[..., dict[str, Tensor]], *rows: Tensor, chunk: int = 128) -> dict[str, Tensor]:
-        """f(model, *rows) of every member over data of any length: (E, N, ...) for each of f's named results (n, ...).
+    def map_rows(self, f: Callable[..., dict[str, Tensor]], *rows: Numbers, chunk: int = 128) -> dict[str, Tensor]:
+        """f(model, *rows) of every member over data of any length: (E, N, ...) for each of f's named results (n, ...),
+        on the CPU in float64.
 
-        `rows` are tensors (N, ...) that belong together; they go through in chunks of `chunk`, which bounds the memory
-        and changes nothing else: f treats rows one by one. No autograd. ValueError: PyTorch was told to use TF32, which
-        is too coarse for a score in nats.
+        `rows` are tensors or arrays (N, ...) that belong together, wherever they are; numbers are taken in the
+        parameters' dtype. They go through in chunks of `chunk`, which bounds the memory and changes nothing else: f
+        treats rows one by one. No autograd. ValueError: PyTorch was told to use TF32, which is too coarse for a score
+        in nats.
         """
-        first = next(iter(self.params.values()))
+        device, dtype = self.device, self.dtype
         precision = torch.get_float32_matmul_precision()
-        if first.device.type == "cuda" and first.dtype == torch.float32 and precision != "highest":
+        if device.type == "cuda" and dtype == torch.float32 and precision != "highest":
             raise ValueError(
                 f"float32 matrix products must have the precision 'highest', got {precision!r}; "
                 "call torch.set_float32_matmul_precision('highest') before scoring"
             )
-        parts = zip(*(tensor.split(chunk) for tensor in rows), strict=True)
+        parts = zip(*(tensor("rows", row).split(chunk) for row in rows), strict=True)
+        results: list[dict[str, Tensor]] = []
         with torch.no_grad():
-            results = [self.map(f, *part) for part in parts]
-        return {name: torch.cat([result[name] for result in results], dim=1) for name in results[0]}
+            for part in parts:
+                there = (row.to(device, dtype if row.is_floating_point() else None) for row in part)
+                results.append({name: value.cpu() for name, value in self.map(f, *there).items()})
+        return {name: torch.cat([result[name] for result in results], dim=1).double() for name in results[0]}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(iter(self.params.values())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' dtype."""
+        return next(iter(self.params.values())).dtype
+
+    def declared(self, members: Sequence[Member]) -> Ensemble:
+        """The same models with other declarations. ValueError: another number of them."""
+        if len(members) != len(self):
+            raise ValueError(f"members must be {len(self)}, one for each model, got {len(members)}")
+        return replace(self, members=tuple(members))
+
+    def latent_dim(self, x: Numbers, name: str = "x") -> int:
+        """Z, the latents of models with an encoder, as it says of data x (N, X). ValueError: it cannot read them."""
+        x = tensor(name, x)
+        row = x[:1].to(self.device, self.dtype)
+        try:
+            with torch.no_grad():
+                return self.map(lambda model, x: model.encode(x).mean, row).shape[-1]
+        except RuntimeError as error:
+            raise ValueError(
+                f"{name} must have as many columns as the models were built for, got shape {tuple(x.shape)} ({error}); "
+                "pass data of that size, or build the models for these"
+            ) from error
 
     def column(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """One number of every member, as a tensor (E,) on the parameters' device."""
-        first = next(iter(self.params.values()))
-        return torch.tensor([m[name] for m in self.members], dtype=dtype or first.dtype, device=first.device)
+        return torch.tensor([m[name] for m in self.members], dtype=dtype or self.dtype, device=self.device)
 
     def to(self, *args: Any, **kwargs: Any) -> Ensemble:
         """A copy on another device or in another dtype; arguments as for `Tensor.to`."""
@@ -87,9 +122,9 @@ class Ensemble:
             members=tuple(self.members[i] for i in rows),
         )
 
-    def member(self, index: int) -> nn.Module:
-        """One member as an ordinary module with its own copy of the parameters."""
-        module = copy.deepcopy(self.model).to_empty(device=next(iter(self.params.values())).device)
+    def member(self, index: int) -> Any:
+        """One member as an ordinary module, of the kind that was stacked, with its own copy of the parameters."""
+        module = copy.deepcopy(self.model).to_empty(device=self.device)
         state = {k: v[index] for k, v in (self.params | self.buffers).items()}
         for name, value in state.items():  # to_empty keeps the bare form's dtype, which may differ
             owner, _, leaf = name.rpartition(".")

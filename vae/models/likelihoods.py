@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from vae.check import positive
 from vae.gaussian import LOG_2PI
 
 
@@ -16,11 +17,7 @@ class GaussianLikelihood(nn.Module):
 
     def __init__(self, noise_variance: float, learned: bool = False) -> None:
         super().__init__()
-        if not (math.isfinite(noise_variance) and noise_variance > 0):
-            raise ValueError(
-                f"noise_variance must be positive and finite, got {noise_variance}; pass a number above zero"
-            )
-        log_variance = torch.tensor(math.log(noise_variance))
+        log_variance = torch.tensor(math.log(positive("noise_variance", noise_variance)))
         if learned:
             self.log_variance = nn.Parameter(log_variance)
         else:

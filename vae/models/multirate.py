@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
+from vae.check import one_of
 from vae.gaussian import DiagonalGaussian
 from vae.models.likelihoods import Likelihood
 from vae.models.networks import linear
@@ -29,8 +30,7 @@ class GatedMLP(nn.Module):
 
     def __init__(self, sizes: Sequence[int], generator: Generator, gate: Literal["encoder", "decoder"]) -> None:
         super().__init__()
-        if gate not in ("encoder", "decoder"):
-            raise ValueError(f"gate must be 'encoder' or 'decoder', got {gate!r}; pass one of the two")
+        one_of("gate", gate, ("encoder", "decoder"))
         if len(sizes) < 3:
             raise ValueError(f"sizes must be three or more, got {list(sizes)}; without a hidden layer nothing is gated")
         self.gate = gate

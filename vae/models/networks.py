@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 from torch.nn.utils import skip_init
 
+from vae.check import Numbers, not_negative, one_of, tensor
 from vae.gaussian import DiagonalGaussian, FullGaussian, Gaussian
 
 
@@ -86,8 +87,7 @@ class CommittedEncoder(nn.Module):
 
     def __init__(self, encoder: nn.Module, rate: float) -> None:
         super().__init__()
-        if not (math.isfinite(rate) and rate >= 0):
-            raise ValueError(f"rate must be finite and not negative, got {rate}; pass nats per latent")
+        rate = not_negative("rate", rate, "pass nats per latent")
         log_var = -(2 * rate + 1)  # Newton for expm1(v) - v = 2 rate, v <= 0: convex, and positive here
         for _ in range(100 if rate > 0 else 0):
             log_var -= (math.expm1(log_var) - log_var - 2 * rate) / math.expm1(log_var)
@@ -107,8 +107,7 @@ def check_diagonal(q: Gaussian) -> DiagonalGaussian:
 
 
 def _n_scale(z_dim: int, covariance: str) -> int:
-    if covariance not in ("diagonal", "full"):
-        raise ValueError(f"covariance must be 'diagonal' or 'full', got {covariance!r}; pass one of the two")
+    one_of("covariance", covariance, ("diagonal", "full"))
     return z_dim if covariance == "diagonal" else z_dim * (z_dim + 1) // 2
 
 
@@ -130,8 +129,9 @@ class MaskedLinear(nn.Module):
 
     mask: Tensor
 
-    def __init__(self, mask: Tensor, generator: Generator) -> None:
+    def __init__(self, mask: Numbers, generator: Generator) -> None:
         super().__init__()
+        mask = tensor("mask", mask)
         self.register_buffer("mask", mask.float())
         self.weight = linear(mask.shape[1], mask.shape[0], generator).weight
 

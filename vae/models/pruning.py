@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vae.check import tensor
 from vae.gaussian import DiagonalGaussian
 from vae.models.ensemble import Ensemble
 from vae.models.likelihoods import Likelihood
@@ -55,7 +57,7 @@ class Pruned(nn.Module):
         return f(self, *args)
 
 
-def pruned(ensemble: Ensemble, keep: Tensor, *, allow_empty: bool = False) -> Ensemble:
+def pruned(ensemble: Ensemble, keep: Tensor | np.ndarray, *, allow_empty: bool = False) -> Ensemble:
     """The ensemble with, of member e, the latents where `keep` (E, Z) is True, or the same (Z,) for all; the given one
     is left as it is. Parameters get the prefix "model.". They may be trained on, and what was pruned stays out; the
     control to that is the ensemble itself, trained on equally.
@@ -69,7 +71,7 @@ def pruned(ensemble: Ensemble, keep: Tensor, *, allow_empty: bool = False) -> En
     ValueError: `keep` is not boolean or of another shape, or leaves a member no latent without `allow_empty`; when
     used, posteriors are not diagonal.
     """
-    first = next(iter(ensemble.params.values()))
+    keep = tensor("keep", keep)
     if keep.dtype != torch.bool or keep.ndim not in (1, 2) or keep.shape[:-1] not in ((), (len(ensemble),)):
         raise ValueError(
             f"keep must be boolean, of shape (Z,) or ({len(ensemble)}, Z), got {keep.dtype}, {tuple(keep.shape)}; "
@@ -81,9 +83,10 @@ def pruned(ensemble: Ensemble, keep: Tensor, *, allow_empty: bool = False) -> En
             f"keep must leave every member a latent, got none for members {empty}, such as "
             f"{dict(ensemble.members[empty[0]])}; lower the threshold, or pass allow_empty=True to measure what is left"
         )
+    buffers = {f"model.{name}": b.clone() for name, b in ensemble.buffers.items()}
     return replace(
         ensemble,
         model=Pruned(copy.deepcopy(ensemble.model), torch.empty(keep.shape[-1], device="meta")),
         params={f"model.{name}": p.clone() for name, p in ensemble.params.items()},
-        buffers={f"model.{name}": b.clone() for name, b in ensemble.buffers.items()} | {"keep": keep.to(first)},
+        buffers=buffers | {"keep": keep.to(ensemble.device, ensemble.dtype)},
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from torch import Generator, Tensor, nn
 
 from vae.gaussian import Gaussian
 from vae.models.likelihoods import GaussianLikelihood, Likelihood
-from vae.models.networks import LinearEncoder, mlp
+from vae.models.networks import LinearEncoder, MLPEncoder, mlp
+from vae.noise import generator
 
 
 class Model(Protocol):
@@ -61,6 +62,23 @@ def check_generative(model: object, purpose: str) -> None:
             f"model must have a p(x) to {purpose}, got one whose decoder reads x itself, so that its ELBO bounds "
             "log p(x|h(x)), which is not comparable; use a decoder of z alone, or an autoregressive one"
         )
+
+
+def mlp_vae(
+    x_dim: int,
+    hidden: Sequence[int],
+    z_dim: int,
+    likelihood: Likelihood,
+    seed: int,
+    *,
+    encoder_hidden: Sequence[int] | None = None,
+    covariance: str = "diagonal",
+) -> VAE:
+    """The usual VAE: tanh networks with the hidden layers `hidden` in the decoder reversed, in the encoder as they
+    stand or as `encoder_hidden` says. Initial weights are those of the stream "init" of `seed`, the encoder's first."""
+    stream = generator(seed, "init")
+    encoder = MLPEncoder(x_dim, hidden if encoder_hidden is None else encoder_hidden, z_dim, stream, covariance)
+    return VAE(encoder, mlp([z_dim, *reversed(hidden), x_dim], stream), likelihood)
 
 
 def linear_vae_model(

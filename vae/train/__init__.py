@@ -4,10 +4,21 @@ Start in `trainer` (`train`) and `objectives` (what is maximised); `schedule` sa
 out, `step` is one step as a pure function, `run` one chunk of members, `checkpoint` what an interrupted run leaves.
 """
 
-from vae.train.objectives import elbo, free_bits, iwae, log_px, minimum_rate, terms
+from vae.train.objectives import (
+    annealing,
+    beta_elbo,
+    elbo,
+    free_bits,
+    iwae,
+    log_px,
+    minimum_rate,
+    multirate_elbo,
+    terms,
+    weighted_elbo,
+)
 from vae.train.plan import Execution, Plan
 from vae.train.schedule import Aggressive, Schedule
-from vae.train.trainer import DivergedError, Trained, train
+from vae.train.trainer import DivergedError, Trained, sweep, train
 
 __all__ = [
     "Aggressive",
@@ -16,11 +27,16 @@ __all__ = [
     "Plan",
     "Schedule",
     "Trained",
+    "annealing",
+    "beta_elbo",
     "elbo",
     "free_bits",
     "iwae",
     "log_px",
     "minimum_rate",
+    "multirate_elbo",
+    "sweep",
     "terms",
     "train",
+    "weighted_elbo",
 ]

@@ -21,10 +21,6 @@ def check(
     subsets: Sequence[Tensor] | None,
 ) -> None:
     """Raises ValueError, which names the argument, the value and the remedy, for a run that cannot be."""
-    if data.ndim != 2 or not data.isfinite().all():
-        raise ValueError(
-            f"data must be a finite (N, X) tensor, got shape {tuple(data.shape)}; remove NaN and infinity first"
-        )
     likelihood = getattr(ensemble.model, "likelihood", None)
     if likelihood is not None:
         likelihood.check(data)

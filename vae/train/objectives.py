@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from vae.gaussian import LOG_2PI, DiagonalGaussian, Gaussian, logmeanexp
-from vae.models.vae import Model, check_generative
+from vae.models.multirate import MultiRateVAE, spread
+from vae.models.vae import VAE, Model, check_generative
 
 
 class Terms(NamedTuple):
@@ -52,6 +53,25 @@ def iwae(t: Terms) -> Tensor:
     Burda et al. 2016, eq. 8. A lower bound on log p(x) in expectation, rising with K; K is read from the tensor.
     """
     return logmeanexp(t.log_w, dim=0)
+
+
+def beta_elbo(model: VAE, x: Tensor, eps: Tensor, member: Mapping[str, Any]) -> Tensor:
+    """The objective of a sweep over beta: `elbo` with the member's "beta", 1 where it declares none, nats (B,)."""
+    return elbo(terms(model, x, model.encode(x), eps), member.get("beta", 1.0))
+
+
+def multirate_elbo(model: MultiRateVAE, x: Tensor, eps: Tensor, member: Mapping[str, Any]) -> Tensor:
+    """The objective of one network for all betas, nats (B,): the minibatch is spread evenly over log beta from the
+    member's "low" to its "high". Bae et al. 2023, arXiv:2212.03905."""
+    log_beta = spread(member["low"], member["high"], len(x))
+    return elbo(terms(model.at(log_beta), x, model.at(log_beta).encode(x), eps), log_beta.exp().squeeze(1))
+
+
+def weighted_elbo(model: VAE, x: Tensor, eps: Tensor, member: Mapping[str, Any]) -> Tensor:
+    """ "log_lik_weight" E_q log p(x|z) - "kl_weight" KL, both the member's, nats (B,): a loss with means in it, as it
+    is written; the beta that it trains with is the ratio of its weights."""
+    t = terms(model, x, model.encode(x), eps)
+    return member["log_lik_weight"] * t.log_px_z.mean(0) - member["kl_weight"] * t.kl
 
 
 def log_px(model: Model, x: Tensor, q: Gaussian, eps: Tensor) -> Tensor:

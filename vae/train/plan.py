@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from vae import environment
+from vae.check import number, whole
 
 # Measured with benchmarks/ on two EPYC cores of 95 GFLOP/s in float32, and rounded: what decides below need not be
 # exact, but must be the same in every run on a machine, or runs would not repeat bit for bit.
@@ -47,15 +48,11 @@ class Execution:
 
     def __post_init__(self) -> None:
         for name in ("workers", "chunk"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be an integer of at least 1 or None, got {value!r}; None chooses it")
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole(name, value, 1, "None chooses it"))
         if self.compile not in (None, True, False):
             raise ValueError(f"compile must be True, False or None, got {self.compile!r}; None chooses it")
-        if not self.checkpoint_seconds >= 0:
-            raise ValueError(
-                f"checkpoint_seconds must not be negative, got {self.checkpoint_seconds}; 60 is the default"
-            )
+        number("checkpoint_seconds", self.checkpoint_seconds, "not be negative", lambda v: v >= 0, "60 is the default")
 
 
 class Plan(NamedTuple):

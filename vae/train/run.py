@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ def numbers_of(ensemble: Ensemble) -> dict[str, Tensor]:
     return {
         name: ensemble.column(name)
         for name, value in ensemble.members[0].items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, Real) and not isinstance(value, bool)
     }
 
 
@@ -84,7 +85,7 @@ class Run:
         self.job = job
         schedule, place = job.schedule, job.device
         ensemble = job.ensemble.to(place)
-        self.dtype = next(iter(ensemble.params.values())).dtype
+        self.dtype = ensemble.dtype
         n = len(ensemble)
         self.streams = Streams(
             ensemble.members, len(job.rows.values), schedule, job.z_dim, self.dtype, job.subsets, place.type == "cuda"

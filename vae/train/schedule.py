@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from vae.check import number, one_of, positive, whole
+
 
 @dataclass(frozen=True)
 class Aggressive:
@@ -22,10 +24,9 @@ class Aggressive:
     part: str = "encoder"
 
     def __post_init__(self) -> None:
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 2:
-            raise ValueError(f"every must be an integer of at least 2, got {self.every!r}; 1 is ordinary training")
-        if not 0 < self.until <= 1:
-            raise ValueError(f"until must lie above 0 and at most at 1, got {self.until}; it is a part of the steps")
+        every = whole("every", self.every, 2, "1 is ordinary training")
+        object.__setattr__(self, "every", every)  # as Python's int, which JSON knows
+        number("until", self.until, "lie above 0 and at most at 1", lambda v: 0 < v <= 1, "it is a part of the steps")
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "n_samples", "log_every"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}; pass a positive integer")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}; try 1e-3")
-        if self.decay not in ("cosine", "constant"):
-            raise ValueError(f"decay must be 'cosine' or 'constant', got {self.decay!r}; pass one of the two")
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
+        object.__setattr__(self, "learning_rate", positive("learning_rate", self.learning_rate, "try 1e-3"))
+        one_of("decay", self.decay, ("cosine", "constant"))
         if self.aggressive is not None and not isinstance(self.aggressive, Aggressive):
             raise ValueError(f"aggressive must be an Aggressive or None, got {self.aggressive!r}; pass one of the two")
 

@@ -17,10 +17,11 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vae.check import Numbers, finite_rows, tensor
 from vae.device import resolve_device
-from vae.models.ensemble import Ensemble
+from vae.models.ensemble import Ensemble, Member, stack
 from vae.noise import generator
 from vae.train import checkpoint
 from vae.train.checks import check
@@ -44,6 +45,11 @@ class Trained(NamedTuple):
     plan: Plan
     compile_seconds: float
 
+    def last_objective(self) -> Tensor:
+        """The objective at the end of training, the mean over the last logged steps, (E,)."""
+        last = self.history[self.history["step"] == self.history["step"].max()]
+        return torch.from_numpy(last["objective"].to_numpy(copy=True))
+
 
 class DivergedError(RuntimeError):
     """Members whose objective or gradient stopped being finite; `.trained` holds everything, the others
@@ -60,14 +66,37 @@ class DivergedError(RuntimeError):
         )
 
 
+def sweep(
+    build: Callable[[Member], nn.Module],
+    members: Sequence[Member],
+    objective: Objective,
+    data: Numbers,
+    schedule: Schedule,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    unfinished: Path | None = None,
+    **options: Any,
+) -> Trained:
+    """One model for each declaration in `members`, made by `build` and trained together: `train(stack(build,
+    members))`.
+
+    `unfinished`: the folder in which the training keeps its state, and from which it goes on if it was stopped; within
+    a record, `config.unfinished(name)`. `options`: as for `train`.
+    """
+    execution = Execution(checkpoint=unfinished)
+    start = stack(build, members, dtype=dtype)
+    return train(start, objective, data, schedule, device=device, execution=execution, **options)
+
+
 def train(
     ensemble: Ensemble,
     objective: Objective,
-    data: Tensor,
+    data: Numbers,
     schedule: Schedule,
     *,
     frozen: Sequence[str] = (),
-    subsets: Sequence[Tensor] | None = None,
+    subsets: Sequence[Numbers] | None = None,
     device: str = "cpu",
     execution: Execution | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -75,11 +104,11 @@ def train(
 ) -> Trained:
     """Maximises the mean over data of `objective(model, x, eps, member) -> (B,)` for every member at once, by Adam.
 
-    `data` (N, X). A member's declaration needs a "seed": members with equal seeds see the same minibatches and the same
-    noise `eps` (K, B, Z) (common random numbers), drawn on the CPU. `member` holds its numbers as 0-dim tensors, and as
-    "progress" the part of the steps already taken, so that `annealing(member["progress"], member["cycles"],
-    member["rise"])` gives each member a schedule of its own. Losses are summed over members, which therefore never
-    influence each other. `frozen` names parts that keep their parameters ("decoder"); `subsets` gives each member the
+    `data` (N, X), a tensor or an array. A member's declaration needs a "seed": members with equal seeds see the same
+    minibatches and the same noise `eps` (K, B, Z) (common random numbers), drawn on the CPU. `member` holds its numbers
+    as 0-dim tensors, and as "progress" the part of the steps already taken, so that `annealing(member["progress"],
+    member["cycles"], member["rise"])` gives each member a schedule of its own. Losses are summed over members, which
+    therefore never influence each other. `frozen` names parts that keep their parameters ("decoder"); `subsets` gives each member the
     rows (n,) that it trains on. A member whose objective or gradient is not finite is frozen as it was; the others
     finish, then DivergedError is raised unless `allow_divergence`.
 
@@ -90,26 +119,26 @@ def train(
     """
     place = resolve_device(device)
     execution = execution or Execution()
-    check(ensemble, data, schedule, frozen, subsets)
+    data = finite_rows("data", data)
+    pieces = None if subsets is None else [tensor("subsets", rows) for rows in subsets]
+    check(ensemble, data, schedule, frozen, pieces)
     moving = tuple(k for k in ensemble.params if not any(belongs(k, part) for part in frozen))
-    first = next(iter(ensemble.params.values()))
     home, ensemble = ensemble, ensemble.to("cpu")
-    with torch.no_grad():
-        z_dim = ensemble.map(lambda model, x: model.encode(x).mean, data[:1].to("cpu", first.dtype)).shape[-1]
-    rows = rows_of(data.cpu(), first.dtype)
+    z_dim = ensemble.latent_dim(data, "data")
+    rows = rows_of(data.cpu(), ensemble.dtype)
 
-    keys = stream_keys(ensemble.members, subsets)
+    keys = stream_keys(ensemble.members, pieces)
     at = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     order = sorted(range(len(ensemble)), key=lambda i: at[keys[i]])
     size = sum(p[0].numel() for p in ensemble.params.values())
     chosen = plan(order, Work(size, schedule.batch_size * schedule.n_samples, schedule.steps), place, execution)
     folder, chosen = _folder(
-        execution, chosen, lambda: _identity(ensemble, objective, rows, schedule, z_dim, moving, subsets, place, chosen)
+        execution, chosen, lambda: _identity(ensemble, objective, rows, schedule, z_dim, moving, pieces, place, chosen)
     )
     log.info("training %d members: %s", len(ensemble), chosen)
 
     job = Job(
-        ensemble, objective, rows, schedule, moving, subsets, z_dim, place, chosen, None, execution.checkpoint_seconds,
+        ensemble, objective, rows, schedule, moving, pieces, z_dim, place, chosen, None, execution.checkpoint_seconds,
         time.time(), uuid.uuid4().hex,
     )  # fmt: skip
     longest = max(map(len, chosen.chunks))
@@ -121,7 +150,7 @@ def train(
             yield replace(
                 job,
                 ensemble=ensemble.take(members),
-                subsets=None if subsets is None else [subsets[i].cpu() for i in members],
+                subsets=None if pieces is None else [pieces[i].cpu() for i in members],
                 file=folder and folder / f"chunk-{number:04}.safetensors",
             )
 
@@ -187,8 +216,7 @@ def _assembled(
     def joined(parts: Sequence[Tensor]) -> Tensor:
         return torch.cat([part[: len(chunk)] for part, chunk in zip(parts, chosen.chunks, strict=True)])[back]
 
-    place = next(iter(ensemble.params.values())).device
-    params = {name: joined([outcome.params[name] for outcome in outcomes]).to(place) for name in moving}
+    params = {name: joined([outcome.params[name] for outcome in outcomes]).to(ensemble.device) for name in moving}
     history = joined([outcome.history.mT for outcome in outcomes])
     frame = pd.DataFrame(
         {**member, "step": step, "objective": value}
@@ -234,7 +262,7 @@ def _identity(
     """
     start = [*ensemble.params.values(), *ensemble.buffers.values()]
     return {
-        "members": json.loads(json.dumps([dict(member) for member in ensemble.members], default=str)),
+        "members": json.loads(json.dumps([dict(member) for member in ensemble.members], default=_plain)),
         "schedule": asdict(schedule),
         "moving": list(moving),
         "initial parameters": _digest(start),
@@ -246,6 +274,11 @@ def _identity(
         "threads": torch.get_num_threads() if place.type == "cpu" and chosen.workers == 1 else 1,
         "torch": torch.__version__,
     }
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: NumPy's numbers as Python's, the rest by its name."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _said(ensemble: Ensemble, objective: Objective, rows: Rows, schedule: Schedule, z_dim: int) -> list[Tensor]:
@@ -268,7 +301,7 @@ def _said(ensemble: Ensemble, objective: Objective, rows: Rows, schedule: Schedu
 
 def _digest(tensors: Sequence[Tensor]) -> str:
     found = hashlib.sha256()
-    for tensor in tensors:
-        content = tensor.detach().cpu().contiguous().numpy().tobytes()
-        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + content)
+    for each in tensors:
+        content = each.detach().cpu().contiguous().numpy().tobytes()
+        found.update(f"{each.dtype} {tuple(each.shape)}".encode() + content)
     return found.hexdigest()

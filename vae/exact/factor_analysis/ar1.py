@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from scipy import optimize
 
+from vae.check import number, one_of, positive
 from vae.gaussian import LOG_2PI
 
 LONGEST = 0.9999  # |lam|; nearer to 1 the sum over frequencies grows too long
@@ -71,8 +72,7 @@ def fit(truth: AR1, free: Sequence[str] = ("lam",), encoder: Encoder = "diagonal
     _check("truth", truth)
     if isinstance(free, str) or not free or len(set(free)) < len(free) or not set(free) <= set(AR1._fields):
         raise ValueError(f"free must name some of lam, q, r, each once, got {free!r}; ('lam',) is one choice")
-    if encoder not in get_args(Encoder):
-        raise ValueError(f"encoder must be 'full' or 'diagonal', got {encoder!r}; pass one")
+    one_of("encoder", encoder, get_args(Encoder))
 
     def gap(model: AR1) -> float:
         return _gap_rate(model) if encoder == "diagonal" else 0.0
@@ -103,12 +103,10 @@ def fit(truth: AR1, free: Sequence[str] = ("lam",), encoder: Encoder = "diagonal
 
 
 def _check(name: str, model: AR1) -> None:
-    lam, q, r = model
-    if not abs(lam) <= LONGEST:
-        raise ValueError(f"{name}.lam must lie between -{LONGEST} and {LONGEST}, got {lam}; shorten the memory")
-    for part, value in (("q", q), ("r", r)):
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}.{part} must be positive and finite, got {value}; pass a variance")
+    must = f"lie between -{LONGEST} and {LONGEST}"
+    number(f"{name}.lam", model.lam, must, lambda v: abs(v) <= LONGEST, "shorten the memory")
+    positive(f"{name}.q", model.q, "pass a variance")
+    positive(f"{name}.r", model.r, "pass a variance")
 
 
 def _mean_log(a: float, b: float) -> float:

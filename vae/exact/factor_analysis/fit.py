@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vae.check import Numbers, number, tensor, tensors, whole
 from vae.exact.factor_analysis.newton import Derivatives, newton
 from vae.exact.factor_analysis.objective import Encoder, Patterns, check_encoder, elbo, log_likelihood, posterior
 from vae.exact.factor_analysis.profile import exploratory_fit, first_psi, has_profile
@@ -50,7 +51,11 @@ class Optimum(NamedTuple):
 
 
 def em_step(
-    parameters: Parameters, S: Tensor, structure: Structure, encoder: Encoder = "full", patterns: Patterns | None = None
+    parameters: Parameters,
+    S: Numbers,
+    structure: Structure,
+    encoder: Encoder = "full",
+    patterns: Patterns | None = None,
 ) -> Parameters:
     """One step of EM (encoder "full"; Rubin & Thayer 1982), or of variational EM; never lowers the encoder's ELBO.
 
@@ -58,6 +63,8 @@ def em_step(
     nowhere else. Free factor correlations are found by letting the factors' scale go (parameter expansion, Liu, Rubin &
     Wu 1998) and kept as they were where that would not ascend.
     """
+    parameters = tensors("parameters", parameters)
+    S = tensor("S", S, like=parameters.W)
     return _em_step(parameters, S, Layout(structure, S.shape[-1]), encoder, _patterns(patterns, S.shape[-1]))
 
 
@@ -78,7 +85,7 @@ def _em_step(before: Parameters, S: Tensor, layout: Layout, encoder: Encoder, pa
     one_hot = torch.eye(layout.n_loadings, dtype=S.dtype)[group]  # (entries, n)
     left = one_hot.mT @ normal @ one_hot
     right = (xz_of * weight[..., None])[..., rows, columns] @ one_hot
-    W = layout._W(torch.linalg.solve(left, right))
+    W = layout.loading_matrix(torch.linalg.solve(left, right))
     psi = before.psi
     if layout.free_psi:
         variance = S.diagonal(dim1=-2, dim2=-1)
@@ -100,7 +107,7 @@ def _like(flags: Tensor, value: Tensor) -> Tensor:
 
 
 def fit(
-    S: Tensor,
+    S: Numbers,
     structure: Structure,
     encoder: Encoder = "full",
     *,
@@ -123,13 +130,14 @@ def fit(
     where an exploratory model has fewer covariances than parameters.
     """
     S, layout, patterns = _checked(S, structure, encoder, starts, tol, patterns)
+    init = None if init is None else tensors("init", init)
     found = _solve(S, layout, encoder, starts, seed, init, patterns, tol, max_iter)
     best = found.elbo.argmax(-1)
     return FactorFit(*(_take(part, best) for part in found))
 
 
 def optima(
-    S: Tensor,
+    S: Numbers,
     structure: Structure,
     encoder: Encoder = "full",
     *,
@@ -169,13 +177,11 @@ def _take(part: Tensor, best: Tensor) -> Tensor:
 
 
 def _checked(
-    S: Tensor, structure: Structure, encoder: str, starts: int, tol: float, patterns: Patterns | None
+    S: Numbers, structure: Structure, encoder: str, starts: int, tol: float, patterns: Patterns | None
 ) -> tuple[Tensor, Layout, Patterns]:
     check_encoder(encoder)
-    if isinstance(starts, bool) or not isinstance(starts, int) or starts < 0:
-        raise ValueError(f"starts must be an integer of at least 0, got {starts!r}; 8 is a good number")
-    if not 0 < tol < 1:
-        raise ValueError(f"tol must lie between 0 and 1, got {tol}; 1e-7 is a good number")
+    whole("starts", starts, 0, "8 is a good number")
+    number("tol", tol, "lie between 0 and 1", lambda v: 0 < v < 1, "1e-7 is a good number")
     S = positive_definite("S", S)
     p = S.shape[-1]
     layout, patterns = Layout(structure, p), _patterns(patterns, p)
@@ -208,7 +214,7 @@ def _checked(
 def _patterns(patterns: Patterns | None, p: int) -> Patterns:
     if patterns is None:
         return Patterns(torch.ones(1, p, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
-    seen, weight = patterns
+    seen, weight = tensors("patterns", patterns)
     if seen.ndim != 2 or seen.shape[1] != p or weight.shape != seen.shape[:1] or not seen.bool().any(0).all():
         raise ValueError(
             f"patterns must have seen (R, {p}) with every item seen in some pattern and weight (R,), "
@@ -283,7 +289,7 @@ def _starts(S: Tensor, layout: Layout, starts: int, seed: int, init: Parameters 
     phi = eye if isinstance(structure.phi, str) else structure.phi.expand_as(eye)
     psi = psi if layout.free_psi else structure.psi.expand_as(psi)  # type: ignore[union-attr]
     loadings = layout.loadings(W)
-    made = Parameters(layout._W(loadings), psi, phi)
+    made = Parameters(layout.loading_matrix(loadings), psi, phi)
     if init is not None:
         made = Parameters(
             *(

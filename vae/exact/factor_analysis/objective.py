@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from vae.check import Numbers, one_of, tensor, tensors
 from vae.exact.factor_analysis.structure import Parameters
 from vae.gaussian import LOG_2PI
 
@@ -39,8 +40,7 @@ class Posterior(NamedTuple):
 
 def check_encoder(encoder: str) -> None:
     """ValueError: there is no such family."""
-    if encoder not in get_args(Encoder):
-        raise ValueError(f"encoder must be one of {', '.join(map(repr, get_args(Encoder)))}, got {encoder!r}; pass one")
+    one_of("encoder", encoder, get_args(Encoder))
 
 
 def inverse(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,7 +54,7 @@ def inverse(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 def precision(parameters: Parameters, seen: Tensor | None = None) -> Tensor:
     """M, the posterior's precision (..., k, k); `seen` (..., p) leaves the other items out."""
-    W, psi, phi = parameters
+    W, psi, phi = tensors("parameters", parameters)
     weight = 1 / psi if seen is None else seen / psi
     return inverse(phi)[0] + W.mT @ (W * weight[..., None])
 
@@ -77,6 +77,7 @@ def volume(M: Tensor, phi: Tensor, encoder: Encoder) -> Tensor:
 def posterior(parameters: Parameters, encoder: Encoder = "full", seen: Tensor | None = None) -> Posterior:
     """The best q of the family."""
     check_encoder(encoder)
+    parameters = tensors("parameters", parameters)
     W, psi, phi = parameters
     M = precision(parameters, seen)
     exact = inverse(M)[0]
@@ -94,12 +95,15 @@ def posterior(parameters: Parameters, encoder: Encoder = "full", seen: Tensor | 
     return Posterior(mean_map, (L / white[..., None, :]) @ L.mT)
 
 
-def elbo(parameters: Parameters, S: Tensor, encoder: Encoder = "diagonal", patterns: Patterns | None = None) -> Tensor:
+def elbo(parameters: Parameters, S: Numbers, encoder: Encoder = "diagonal", patterns: Patterns | None = None) -> Tensor:
     """The best ELBO of the family, nats per datum (...,); with the encoder "full" the log-likelihood.
 
     S (..., p, p) is the 1/N covariance. With `patterns`, unseen items are missing at random.
     """
+    parameters = tensors("parameters", parameters)
+    S = tensor("S", S, like=parameters.W)
     if patterns is not None:
+        patterns = tensors("patterns", patterns)
         spread = Parameters(*(part.unsqueeze(-3 if part is not parameters.psi else -2) for part in parameters))
         each = _elbo(spread, S.unsqueeze(-3), encoder, patterns.seen.to(S.dtype))
         return (each * patterns.weight).sum(-1)
@@ -121,21 +125,22 @@ def _elbo(parameters: Parameters, S: Tensor, encoder: Encoder, seen: Tensor | No
     return -0.5 * (noise + shrinkage + log_phi + volume(M, phi, encoder))
 
 
-def log_likelihood(parameters: Parameters, S: Tensor, patterns: Patterns | None = None) -> Tensor:
+def log_likelihood(parameters: Parameters, S: Numbers, patterns: Patterns | None = None) -> Tensor:
     """E log p(x) over data with covariance S and the fitted mean, nats per datum (...,)."""
     return elbo(parameters, S, "full", patterns)
 
 
 def gap(parameters: Parameters, encoder: Encoder = "diagonal") -> Tensor:
     """log p(x) minus the family's best ELBO, nats (...,); for a diagonal q half of sum log M_jj - log det M."""
+    parameters = tensors("parameters", parameters)
     M = precision(parameters)
     return 0.5 * (volume(M, parameters.phi, encoder) - inverse(M)[1])
 
 
-def elbo_of(parameters: Parameters, S: Tensor, q: Posterior) -> Tensor:
+def elbo_of(parameters: Parameters, S: Numbers, q: Posterior) -> Tensor:
     """The ELBO of any q of that form as the definition has it, E_q[log p(x|z) + log p(z)] + entropy, nats (...,)."""
-    W, psi, phi = parameters
-    V, D = q
+    W, psi, phi = tensors("parameters", parameters)
+    (V, D), S = tensors("q", q), tensor("S", S, like=W)
     eye = torch.eye(W.shape[-2], dtype=W.dtype)
     residual = eye - W @ V
     error = (residual @ S @ residual.mT + W @ D @ W.mT).diagonal(dim1=-2, dim2=-1)

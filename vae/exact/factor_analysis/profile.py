@@ -42,7 +42,7 @@ def exploratory_fit(
     inverted = inverse(S)[0]
 
     def evaluate(root: Tensor, rows: Tensor) -> Derivatives:
-        loss, slope, curvature = _derivatives(2 * root.log(), S[rows], inverted[rows], k)
+        loss, slope, curvature = derivatives(2 * root.log(), S[rows], inverted[rows], k)
         curvature = _scaled(4 * curvature - 2 * torch.diag_embed(slope), 1 / root)
         return loss, 2 * slope / root, curvature
 
@@ -71,7 +71,7 @@ def _scaled(S: Tensor, scale: Tensor) -> Tensor:
     return S * scale[..., None] * scale[..., None, :]
 
 
-def _derivatives(log_psi: Tensor, S: Tensor, inverted: Tensor, k: int) -> Derivatives:
+def derivatives(log_psi: Tensor, S: Tensor, inverted: Tensor, k: int) -> Derivatives:
     """What is minimised (B,), and its first (B, p) and second (B, p, p) derivatives by log psi.
 
     By second-order perturbation theory, from the eigenpairs of the inverse psi^1/2 S^-1 psi^1/2: where a uniqueness

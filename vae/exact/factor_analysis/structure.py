@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from vae.check import Numbers, tensor, whole
 
 
 class Parameters(NamedTuple):
@@ -36,18 +38,16 @@ class Structure:
     tied: Tensor | None
 
 
-def exploratory(k: int, psi: Literal["free"] | Tensor = "free") -> Structure:
+def exploratory(k: int, psi: Literal["free"] | Numbers = "free") -> Structure:
     """k uncorrelated factors, every loading free; psi free, or fixed (p,). ValueError: k is no number of factors."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k must be an integer of at least 1, got {k!r}; use one factor or more")
-    return Structure(k, None, "identity", _psi(psi), None)
+    return Structure(whole("k", k, 1, "use one factor or more"), None, "identity", _psi(psi), None)
 
 
 def confirmatory(
-    mask: Tensor,
-    phi: Literal["identity", "free"] | Tensor = "identity",
-    psi: Literal["free"] | Tensor = "free",
-    tied: Tensor | None = None,
+    mask: Numbers,
+    phi: Literal["identity", "free"] | Numbers = "identity",
+    psi: Literal["free"] | Numbers = "free",
+    tied: Numbers | None = None,
 ) -> Structure:
     """Loadings only where `mask` (p, k) is true; the others are zero.
 
@@ -55,7 +55,7 @@ def confirmatory(
     fixed (p,); tied: integers (p, k) whose equal positive labels mark equal loadings. ValueError names what does not
     fit together. Whether a covariance determines the parameters is checked by `fit`, which knows it.
     """
-    mask = torch.as_tensor(mask)
+    mask = tensor("mask", mask)
     if mask.ndim != 2 or mask.numel() == 0:
         raise ValueError(f"mask must be a (p, k) matrix, got shape {tuple(mask.shape)}; one row per item")
     mask = mask.bool()
@@ -63,29 +63,30 @@ def confirmatory(
     if not mask.any(0).all():
         empty = (~mask.any(0)).nonzero()[:, 0].tolist()
         raise ValueError(f"mask must give every factor a loading, got none in columns {empty}; drop them")
+    correlations: Any = phi
     if isinstance(phi, str):
         if phi not in ("identity", "free"):
             raise ValueError(f"phi must be 'identity', 'free' or a ({k}, {k}) matrix, got {phi!r}; pass one of them")
     else:
-        phi = positive_definite("phi", phi, k)
-        if phi.ndim != 2:
-            raise ValueError(f"phi must be one ({k}, {k}) matrix, got shape {tuple(phi.shape)}; pass one")
-    psi = _psi(psi)
-    if isinstance(psi, Tensor) and len(psi) != p:
-        raise ValueError(f"psi must have shape ({p},), got {tuple(psi.shape)}; one number per item")
+        correlations = positive_definite("phi", phi, k)
+        if correlations.ndim != 2:
+            raise ValueError(f"phi must be one ({k}, {k}) matrix, got shape {tuple(correlations.shape)}; pass one")
+    uniqueness = _psi(psi)
+    if isinstance(uniqueness, Tensor) and len(uniqueness) != p:
+        raise ValueError(f"psi must have shape ({p},), got {tuple(uniqueness.shape)}; one number per item")
     if tied is not None:
-        tied = torch.as_tensor(tied)
+        tied = tensor("tied", tied)
         if tied.shape != mask.shape or tied.is_floating_point() or (tied < 0).any() or (tied[~mask] != 0).any():
             raise ValueError(
                 f"tied must hold integers of at least 0 in shape {tuple(mask.shape)}, 0 where mask is false, got "
                 f"{tied.tolist()}; give equal loadings equal numbers"
             )
-    return Structure(k, mask, phi, psi, tied)
+    return Structure(k, mask, correlations, uniqueness, tied)
 
 
-def positive_definite(name: str, matrix: Tensor, size: int | None = None) -> Tensor:
-    """`matrix` (..., size, size) in float64. ValueError: not square, finite, symmetric or positive definite."""
-    matrix = torch.as_tensor(matrix).detach().to("cpu", torch.float64)
+def positive_definite(name: str, values: Numbers, size: int | None = None) -> Tensor:
+    """Matrices (..., size, size) in float64. ValueError: not square, finite, symmetric or positive definite."""
+    matrix = tensor(name, values, torch.float64).detach().cpu()
     shape = tuple(matrix.shape)
     if matrix.ndim < 2 or shape[-1] != shape[-2] or size not in (None, shape[-1]) or matrix.numel() == 0:
         wanted = "square" if size is None else f"{size} x {size}"
@@ -115,15 +116,15 @@ def _where(bad: Tensor) -> str:
     return "" if bad.ndim == 0 else f" in matrix {tuple(bad.nonzero()[0].tolist())}"
 
 
-def _psi(psi: Literal["free"] | Tensor) -> Literal["free"] | Tensor:
+def _psi(psi: Literal["free"] | Numbers) -> Literal["free"] | Tensor:
     if isinstance(psi, str):
         if psi != "free":
             raise ValueError(f"psi must be 'free' or a vector, got {psi!r}; pass one of the two")
-        return psi
-    psi = torch.as_tensor(psi).detach().to("cpu", torch.float64)
-    if psi.ndim != 1 or not psi.isfinite().all() or not (psi > 0).all():
-        raise ValueError(f"psi must be a vector of positive numbers, got {psi.tolist()}; one per item")
-    return psi
+        return "free"
+    values = tensor("psi", psi, torch.float64).detach().cpu()
+    if values.ndim != 1 or not values.isfinite().all() or not (values > 0).all():
+        raise ValueError(f"psi must be a vector of positive numbers, got {values.tolist()}; one per item")
+    return values
 
 
 class Layout:
@@ -186,7 +187,8 @@ class Layout:
         loadings, psi, phi = numbers.tensor_split([self.n_loadings, self.n_loadings + self.n_psi], dim=-1)
         return loadings, psi, phi
 
-    def _W(self, loadings: Tensor) -> Tensor:
+    def loading_matrix(self, loadings: Tensor) -> Tensor:
+        """The free loadings (..., n) -> W (..., p, k)."""
         if self.structure.mask is None:
             return loadings.unflatten(-1, (self.p, self.k))
         return torch.einsum("...n,npk->...pk", loadings, self._loadings)
@@ -205,7 +207,7 @@ class Layout:
             phi = factor @ factor.mT
         else:
             phi = self._fixed(self.structure.phi, u.shape[:-1])
-        return Parameters(self._W(loadings), psi, phi)
+        return Parameters(self.loading_matrix(loadings), psi, phi)
 
     def from_theta(self, theta: Tensor) -> Parameters:
         """(..., P) -> parameters."""
@@ -216,7 +218,7 @@ class Layout:
             phi = lower + lower.mT + self._eye
         else:
             phi = self._fixed(self.structure.phi, theta.shape[:-1])
-        return Parameters(self._W(loadings), psi, phi)
+        return Parameters(self.loading_matrix(loadings), psi, phi)
 
     def theta(self, parameters: Parameters) -> Tensor:
         """Parameters -> (..., P); of tied loadings the mean."""
@@ -237,6 +239,17 @@ class Layout:
             factor = factor / factor.diagonal(dim1=-2, dim2=-1)[..., None]
             parts.append(factor[..., self.below[0], self.below[1]])
         return torch.cat(parts, dim=-1)
+
+    def placed(self, theta: Tensor) -> Parameters:
+        """Numbers about the free parameters (..., P) where the parameters stand, zero elsewhere."""
+        loadings, psi, below = self._split(theta)
+        leading, k = theta.shape[:-1], self.k
+        lower = torch.einsum("...n,nrc->...rc", below, self._below) if self.free_phi else theta.new_zeros(k, k)
+        return Parameters(
+            self.loading_matrix(loadings),
+            psi if self.free_psi else theta.new_zeros(*leading, self.p),
+            (lower + lower.mT).expand(*leading, k, k),
+        )
 
     def loadings(self, W: Tensor) -> Tensor:
         """(..., p, k) -> the free loadings (..., n)."""

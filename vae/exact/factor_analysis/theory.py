@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae.check import Numbers, tensor, tensors, whole
 from vae.exact.factor_analysis.objective import Encoder, gap, log_likelihood
 from vae.exact.factor_analysis.structure import Layout, Parameters, Structure
 from vae.noise import numpy_generator
 
 
-def information(parameters: Parameters, structure: Structure, S: Tensor | None = None) -> Tensor:
+def information(parameters: Parameters, structure: Structure, S: Numbers | None = None) -> Tensor:
     """Fisher information of one datum about the free parameters, (..., P, P): expected, or observed in data of
     covariance S (p, p).
 
@@ -21,6 +22,7 @@ def information(parameters: Parameters, structure: Structure, S: Tensor | None =
     distribution is half of tr(Sigma^-1 dSigma Sigma^-1 dSigma); the observed one is minus the log-likelihood's second
     derivative, and equal where the model fits.
     """
+    parameters = tensors("parameters", parameters)
     layout = Layout(structure, parameters.W.shape[-2])
     if S is None:
         return _mapped(lambda theta: _information(theta, layout), layout.theta(parameters))
@@ -28,18 +30,17 @@ def information(parameters: Parameters, structure: Structure, S: Tensor | None =
     return _mapped(loss, layout.theta(parameters))
 
 
-def standard_errors(parameters: Parameters, structure: Structure, n: int, S: Tensor | None = None) -> Parameters:
+def standard_errors(parameters: Parameters, structure: Structure, n: int, S: Numbers | None = None) -> Parameters:
     """Asymptotic standard errors of maximum likelihood from n data at these parameters; 0 for what is fixed.
 
     From the expected information, or with the data's covariance S (p, p) from the observed one.
 
     ValueError: the parameters are not determined (an exploratory model of two factors may be rotated), or n is below 1.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}; pass the number of data")
+    n = whole("n", n, 1, "pass the number of data")
     layout = Layout(structure, parameters.W.shape[-2])
     inverse = torch.linalg.inv(_determined(information(parameters, structure, S)))
-    return _placed((inverse.diagonal(dim1=-2, dim2=-1) / n).sqrt(), layout)
+    return layout.placed((inverse.diagonal(dim1=-2, dim2=-1) / n).sqrt())
 
 
 def first_order_bias(parameters: Parameters, structure: Structure, encoder: Encoder = "diagonal") -> Parameters:
@@ -47,6 +48,7 @@ def first_order_bias(parameters: Parameters, structure: Structure, encoder: Enco
 
     ValueError: the parameters are not determined, as for `standard_errors`.
     """
+    parameters = tensors("parameters", parameters)
     layout = Layout(structure, parameters.W.shape[-2])
     _determined(information(parameters, structure))
 
@@ -54,22 +56,23 @@ def first_order_bias(parameters: Parameters, structure: Structure, encoder: Enco
         slope = torch.func.grad(lambda t: gap(layout.from_theta(t), encoder))(theta)
         return -torch.linalg.solve(_information(theta, layout), slope)
 
-    return _placed(_mapped(one, layout.theta(parameters)), layout)
+    return layout.placed(_mapped(one, layout.theta(parameters)))
 
 
-def sample_covariances(covariance: Tensor, n: int, replicates: int, *, seed: int) -> Tensor:
+def sample_covariances(covariance: Numbers, n: int, replicates: int, *, seed: int) -> Tensor:
     """1/n covariances (replicates, p, p) of n normal data with this covariance (p, p), their mean fitted.
 
     n times each is Wishart with n - 1 degrees of freedom, drawn without the data (Bartlett 1933). ValueError: n is too
     small for a covariance of full rank.
     """
-    p = covariance.shape[-1]
+    matrix = tensor("covariance", covariance, torch.float64)
+    p = matrix.shape[-1]
     if n <= p:
         raise ValueError(f"n must exceed the {p} items, got {n}; fewer data have a singular covariance")
     stream = numpy_generator(seed, n)
     lower = np.tril(stream.standard_normal((replicates, p, p)), -1)
     lower[:, range(p), range(p)] = np.sqrt(stream.chisquare(n - 1 - np.arange(p), (replicates, p)))
-    factor = torch.linalg.cholesky(covariance.double()) @ torch.from_numpy(lower) / n**0.5
+    factor = torch.linalg.cholesky(matrix) @ torch.from_numpy(lower) / n**0.5
     return factor @ factor.mT
 
 
@@ -94,19 +97,3 @@ def _determined(information: Tensor) -> Tensor:
 def _mapped(f: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
     flat = torch.vmap(f)(theta.reshape(-1, theta.shape[-1]))
     return flat.reshape(*theta.shape[:-1], *flat.shape[1:])
-
-
-def _placed(theta: Tensor, layout: Layout) -> Parameters:
-    """Numbers about the free parameters where the parameters stand, zero elsewhere."""
-    loadings, psi, below = layout._split(theta)
-    leading = theta.shape[:-1]
-    lower = (
-        torch.einsum("...n,nrc->...rc", below, layout._below)
-        if layout.free_phi
-        else theta.new_zeros(layout.k, layout.k)
-    )
-    return Parameters(
-        layout._W(loadings),
-        psi if layout.free_psi else theta.new_zeros(*leading, layout.p),
-        (lower + lower.mT).expand(*leading, layout.k, layout.k),
-    )
