@@ -158,12 +158,12 @@ def store(folder: Path, table: pd.DataFrame, parameters: dict[str, Any], seconds
     """Write the record, as `measured.record` keeps all results; returns its folder."""
     from datetime import UTC, datetime
 
-    import vae
+    import measured
     from measured.record import write
     from measured.record.keys import digest
     from measured.record.provenance import circumstances, package_version, peak_memory_mb
 
-    class Config(vae.Config):
+    class Config(measured.Config):
         device: str
 
     facts = circumstances(Config(device=device))
@@ -173,7 +173,7 @@ def store(folder: Path, table: pd.DataFrame, parameters: dict[str, Any], seconds
         "part": f"speed/{folder.name}",
         "key": digest(parameters),
         "parameters": parameters,
-        "data": None,
+        "data": {},
         "code": "",
         "seconds": round(seconds, 1),
         "peak_memory_mb": peak_memory_mb(),

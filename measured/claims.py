@@ -29,6 +29,7 @@ from measured.quantity import (
     measure,
     of_rows,
     paired,
+    relative,
     worst,
 )
 from measured.record.paths import project_root
@@ -58,6 +59,7 @@ __all__ = [
     "of_rows",
     "outcome_of",
     "paired",
+    "relative",
     "verdicts",
     "verdicts_in",
     "worst",

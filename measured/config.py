@@ -13,10 +13,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, get_args
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Self, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -30,7 +31,19 @@ from pydantic import (
     field_validator,
 )
 
-__all__ = ["Config", "Content", "Count", "File", "Index", "NonNegative", "Positive", "Several", "ascending", "nearest"]
+__all__ = [
+    "Config",
+    "Content",
+    "Count",
+    "File",
+    "Index",
+    "NonNegative",
+    "Positive",
+    "Several",
+    "ascending",
+    "descending",
+    "nearest",
+]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -53,6 +66,17 @@ def ascending(least: int = 2) -> AfterValidator:
     def check(values: tuple[float, ...]) -> tuple[float, ...]:
         if len(values) < least or sorted(set(values)) != list(values):
             raise ValueError(f"must be {least} or more, each above the one before; sort them, and list none twice")
+        return values
+
+    return AfterValidator(check)
+
+
+def descending(least: int = 2) -> AfterValidator:
+    """As `ascending`, each below the one before."""
+
+    def check(values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(values) < least or sorted(set(values), reverse=True) != list(values):
+            raise ValueError(f"must be {least} or more, each below the one before; sort them, and list none twice")
         return values
 
     return AfterValidator(check)
@@ -150,13 +174,13 @@ class Config(BaseModel):
         return self.model_dump(mode="json")
 
     def data_digests(self) -> dict[str, str]:
-        """The digest of what each field names whose type is marked with `Content`, by the field's name."""
-        return {
-            name: mark.content_digest(getattr(self, name))
-            for name, field in type(self).model_fields.items()
-            for mark in field.metadata
-            if hasattr(mark, "content_digest") and getattr(self, name) is not None
-        }
+        """The digest of what each field names whose type is marked with `Content`, by the field's name; one for each
+        that a list names."""
+        return {where: mark.content_digest(value) for where, mark, value in self._contents()}
+
+    def _contents(self) -> Iterator[tuple[str, Content, Any]]:
+        for name, field in type(self).model_fields.items():
+            yield from _marked(name, field.annotation, field.metadata, getattr(self, name))
 
     def keeping_in(self, folder: Path) -> Self:
         """These parameters, with a place for the unfinished work of the computation that gets them."""
@@ -170,8 +194,29 @@ class Config(BaseModel):
         return self._unfinished / name if self._unfinished else None
 
     def key_parameters(self) -> dict[str, Any]:
-        """The fields that can change a result: all but `NOT_IN_KEY`."""
-        return {name: value for name, value in self.parameters().items() if name not in self.NOT_IN_KEY}
+        """The fields that can change a result: all but `NOT_IN_KEY` and the places of files, whose content counts."""
+        files = {where.partition("[")[0] for where, _, value in self._contents() if isinstance(value, Path)}
+        return {name: value for name, value in self.parameters().items() if name not in self.NOT_IN_KEY | files}
+
+
+def _marked(where: str, annotation: Any, metadata: Iterable[Any], value: Any) -> Iterator[tuple[str, Content, Any]]:
+    """The values within `value` whose type is marked with `Content`: `where`, mark, value."""
+    if value is None:
+        return
+    yield from ((where, mark, value) for mark in metadata if hasattr(mark, "content_digest"))
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        yield from _marked(where, inner[0], inner[1:], value)
+    elif get_origin(annotation) in (Union, UnionType):
+        kinds = [get_args(one)[0] if get_origin(one) is Annotated else one for one in inner]
+        for one, kind in zip(inner, kinds, strict=True):
+            if not isinstance(kind, type) or isinstance(value, kind):
+                yield from _marked(where, one, (), value)
+    elif isinstance(value, list | tuple | dict) and inner:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for i, (key, item) in enumerate(items):
+            one = inner[i] if isinstance(value, tuple) and Ellipsis not in inner else inner[isinstance(value, dict)]
+            yield from _marked(f"{where}[{key}]", one, (), item)
 
 
 def _injected(sources: Iterable[str]) -> list[str]:
@@ -193,6 +238,7 @@ _REMEDY = {
     "string": "write text in quotes",
     "list": "write a list such as [1, 2]",
     "tuple": "write a list such as [1, 2]",
+    "path": "give the path of a file that is there",
 }
 
 
@@ -205,7 +251,7 @@ def _line(error: dict[str, Any]) -> str:
     if kind == "value_error" and not message.startswith("must "):  # a validator's own sentence
         return message if not where or message.startswith(where) else f"{where}: {message}"
     must, _, remedy = message.partition("; ")
-    must = re.sub(r"^\w+ should ", "must ", must)
+    must = re.sub(r"^\w+ should |^Path does not (?=point)", "must ", must)
     must = re.sub(r", (unable|got).*| after validation.*", "", must)
     if not remedy:
         name = error["loc"][0]

@@ -23,15 +23,23 @@ def kept(place: Path | None, compute: Callable[[], Mapping[str, Any]]) -> dict[s
 
     if place is None:
         return dict(compute())
-    for file in place.parent.glob(f"{place.name}.*.piece"):
+    for file in place.parent.glob("*.piece"):
+        name, digest, _ = file.name.rsplit(".", 2)
+        if name != place.name:
+            continue
         content = file.read_bytes()
-        if hashlib.sha256(content).hexdigest() != file.suffixes[-2][1:]:
+        if hashlib.sha256(content).hexdigest() != digest:
             raise ValueError(f"{file} is damaged; delete it, and what it held is computed again")
         return {_name(key): _value(key, array) for key, array in sorted(load(content).items())}
     found = dict(compute())
-    content = save({_key(i, name, value): np.ascontiguousarray(value) for i, (name, value) in enumerate(found.items())})
+    content = save({_key(i, name, value): _array(value) for i, (name, value) in enumerate(found.items())})
     replaced(place.with_name(f"{place.name}.{hashlib.sha256(content).hexdigest()}.piece"), content)
     return found
+
+
+def _array(value: Any) -> np.ndarray:
+    plain = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    return np.ascontiguousarray(plain).reshape(plain.shape)  # which would turn a number into a list of one
 
 
 def _key(number: int, name: str, value: Any) -> str:

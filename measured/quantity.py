@@ -91,6 +91,24 @@ class Measured:
         found = replace(self, value=abs(self.value), move=lambda table, to: self.move(table, sign * max(to, 0.0)))
         return found.named(of) if of else found
 
+    def less_change(self, before: Measured, of: str = "") -> Measured:
+        """What of it is beyond what the last lengthening of a training has changed: this less |before - this|, with the
+        error of this. What moves it moves both to the same, where training changes nothing any more."""
+        left = self.minus(abs(before.value - self.value), of or f"{self.of}, less its last change by training")
+        return replace(left, move=lambda table, to: self.move(before.move(table, to), to))
+
+    def in_errors(self, of: str = "") -> Measured:
+        """How many of its own standard errors it is from zero: of a quantity that is zero but for noise, where the
+        limit is far above what noise gives (5, say), so that the number has no error itself."""
+        sign = -1.0 if self.value < 0 else 1.0
+        return Measured(
+            abs(self.value) / self.se if self.se else math.inf if self.value else 0.0,
+            n=self.n,
+            of=of or self.of,
+            unit="standard errors",
+            move=lambda table, to: self.move(table, sign * to * TIGHT * self.se),  # which leaves TIGHT of the error
+        )
+
     def at_most(self, limit: float, comparisons: int = 1) -> Verdict:
         """Whether it is at most `limit`, at 95 % by Student's t. `comparisons`: of how many like it this one is the
         worst, so that "fails" has to hold up at 5 % over their number."""
@@ -208,6 +226,11 @@ def paired(first: pd.DataFrame, second: pd.DataFrame, of: str, by: str | Sequenc
     return by_seed(np.subtract, first, second, of=of, by=by)
 
 
+def relative(first: pd.DataFrame, second: pd.DataFrame, of: str, by: str | Sequence[str] = "seed") -> Measured:
+    """How far the first is from the second, as a share of the second, seed by seed (see `by_seed`)."""
+    return by_seed(lambda a, b: a / b - 1, first, second, of=of, unit="share", by=by)
+
+
 def _root(g: Callable[[float], float], scale: float, of: str) -> float:
     """Where g is zero, searched outward from 0. ValueError: nowhere near."""
     from scipy.optimize import brentq
@@ -303,8 +326,9 @@ class Verdict:
     judge_again: Callable[[int], Verdict] | None = field(default=None, repr=False, compare=False)
 
     def given(self, condition: str) -> Verdict:
-        """ "holds if" this was measured to be so, where it holds."""
-        return replace(self, outcome="holds if", condition=condition) if self.outcome == "holds" else self
+        """ "holds if" this was measured to be so, where it holds; with an empty condition, what it was."""
+        held = self.outcome == "holds" and condition
+        return replace(self, outcome="holds if", condition=condition) if held else self
 
     def provided(self, *gates: Verdict, reason: Reason) -> Verdict:
         """This verdict if all gates hold: that a treatment took, that a training has converged. Otherwise undecided for
@@ -339,7 +363,7 @@ class Verdict:
         """What is stored: everything that says something."""
         plain = replace(self, forge=None, judge_again=None)
         kept = ("value", "se", "outcome", "condition")
-        return {k: v for k, v in asdict(plain).items() if k in kept or v not in (None, "", 0)}
+        return {k: v for k, v in asdict(plain).items() if k in kept or v not in (None, "") and (k, v) != ("n", 0)}
 
 
 def _judged(what: Measured, limit: float, side: Side, comparisons: int) -> Verdict:

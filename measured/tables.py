@@ -121,6 +121,12 @@ def select(table: pd.DataFrame, **where: Any) -> pd.DataFrame:
     return table[mask]
 
 
+def groups(table: pd.DataFrame, by: str | Sequence[str], **where: Any) -> dict[Any, pd.DataFrame]:
+    """The rows that `where` selects by their value of the column `by`, ascending; several columns make tuples. Rows
+    that have none are left out."""
+    return dict(list(select(table, **where).groupby(by if isinstance(by, str) else list(by))))
+
+
 def over_seeds(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Mean of `value` over seeds within each group of `by`, se = sd / sqrt(seeds) (NaN for one seed), n = seeds."""
     grouped = table.groupby(list(by), sort=False, dropna=False)["value"]

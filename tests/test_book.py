@@ -17,7 +17,8 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "quick" / "html"
 PAGES = list(parse_toc_yaml(ROOT / "_toc.yml"))
-NOTEBOOKS = [page for page in PAGES if (ROOT / f"{page}.ipynb").exists()]
+NOTEBOOKS = [page for page in PAGES if page.startswith("notebooks/")]
+READINGS = [page for page in PAGES if page not in NOTEBOOKS and (ROOT / f"{page}.ipynb").exists()]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LEFT = "net::ERR_ABORTED"  # the browser went on to the next page: no fault of this one
 PHONE = {"width": 390, "height": 844}
@@ -112,6 +113,23 @@ def test_a_notebooks_page_says_how_it_was_run(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in NOTEBOOKS])
 def test_prose_has_no_banner(page):
     assert not soup(HTML / f"{page}.html").find(class_="run-banner")
+
+
+@pytest.mark.parametrize("page", READINGS)
+def test_what_the_records_say_is_shown_and_the_code_folded(page):
+    main = soup(HTML / f"{page}.html").main
+    cells = [
+        cell for cell in json.loads((ROOT / f"{page}.ipynb").read_text("utf-8"))["cells"] if cell["cell_type"] == "code"
+    ]
+    assert len(main.select(".cell.tag_hide-input")) == len(cells)
+    assert len(main.select(".cell_output table")) >= 2
+    assert len(main.select(".cell_output img[alt]")) == sum("mystnb" in cell["metadata"] for cell in cells)
+
+
+def test_the_house_has_a_picture_with_a_text():
+    pictures = soup(HTML / "book" / "house.html").select("figure.house svg")
+    assert len(pictures) == 2
+    assert all(len(picture.desc.text) > 100 for picture in pictures)
 
 
 def test_the_scoreboard_shows_every_claim_and_leads_to_its_evidence():

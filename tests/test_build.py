@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import build
@@ -21,6 +23,7 @@ from measured.record import source
 
 ROOT = Path(build.__file__).resolve().parents[1]
 LONG_AGO = 1e9  # before this Python started
+TIMES = count(LONG_AGO + 1)  # of edits, each another
 UNUSED = """
 def unused():
     return 1
@@ -28,29 +31,48 @@ def unused():
 OTHER = "- {id: other, statement: Another., source: ours, criterion: None., notebook: elsewhere}\n"
 
 
+def project(root, monkeypatch):
+    """The toy's project, with a copy of `measured` in which things can be edited, and a published record."""
+    toy.project(root, monkeypatch)
+    (root / "arithmetic.py").write_text(toy.ARITHMETIC + UNUSED)
+    (root / "book" / "claims.yml").write_text(toy.CLAIMS + OTHER)
+    (root / "profiles" / "full.yaml").write_text("toy: {steps: 5}\nother: {steps: 4}\n")
+    (root / "results" / "toy" / "sum").mkdir(parents=True)
+    (root / "results" / "toy" / "sum" / "table.csv").write_text("value\n3\n")
+    (root / "constraints.txt").write_text("torch==1\n")
+    shutil.copytree(ROOT / "measured", root / "measured")
+    for path in root.rglob("*.py"):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    installed = {"measured": root / "measured" / "__init__.py"}
+    monkeypatch.setattr(source, "_installed", installed.get)
+    return root
+
+
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """The toy's project, with a copy of `measured` in which things can be edited, and a published record."""
-    toy.project(tmp_path, monkeypatch)
-    (tmp_path / "arithmetic.py").write_text(toy.ARITHMETIC + UNUSED)
-    (tmp_path / "book" / "claims.yml").write_text(toy.CLAIMS + OTHER)
-    (tmp_path / "profiles" / "full.yaml").write_text("toy: {steps: 5}\nother: {steps: 4}\n")
-    (tmp_path / "results" / "toy" / "sum").mkdir(parents=True)
-    (tmp_path / "results" / "toy" / "sum" / "table.csv").write_text("value\n3\n")
-    (tmp_path / "constraints.txt").write_text("torch==1\n")
-    shutil.copytree(ROOT / "measured", tmp_path / "measured")
-    for path in tmp_path.rglob("*.py"):
-        os.utime(path, (LONG_AGO, LONG_AGO))
-    installed = {"measured": tmp_path / "measured" / "__init__.py"}
-    monkeypatch.setattr(source, "_installed", installed.get)
-    return tmp_path
+    return project(tmp_path, monkeypatch)
 
 
-def replace(path, old, new):
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One for all tests that undo what they edit, and the keys before any edit."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        root = project(tmp_path_factory.mktemp("shared"), monkeypatch)
+        yield root, {profile: execution.experiment_key(root, "toy", profile) for profile in ("quick", "full")}
+
+
+def write(path, content, time):
+    path.write_text(content)
+    os.utime(path, (time, time))
+
+
+@contextmanager
+def edited(path, old, new):
     text = path.read_text()
     assert old in text
-    path.write_text(text.replace(old, new))
-    os.utime(path, (LONG_AGO + 9, LONG_AGO + 9))
+    write(path, text.replace(old, new), next(TIMES))
+    yield
+    write(path, text, LONG_AGO)
 
 
 @pytest.mark.parametrize(
@@ -76,23 +98,24 @@ def replace(path, old, new):
         ("results/toy/sum/table.csv", "3", "4", "full", True),
     ],
 )
-def test_an_experiment_runs_again_only_if_its_outputs_could_change(root, path, old, new, profile, changes):
-    before = execution.experiment_key(root, "toy", profile)
-    replace(root / path, old, new)
-    assert (execution.experiment_key(root, "toy", profile) != before) is changes
+def test_an_experiment_runs_again_only_if_its_outputs_could_change(shared, path, old, new, profile, changes):
+    root, before = shared
+    with edited(root / path, old, new):
+        assert (execution.experiment_key(root, "toy", profile) != before[profile]) is changes
 
 
 def reading(root, source):
     nbformat.write(new_notebook(cells=[new_code_cell(source)]), root / "book" / "reading.ipynb")
 
 
-def test_what_shows_results_runs_again_where_they_changed(root):
+def test_what_shows_results_runs_again_where_they_changed(shared):
+    root, _ = shared
     reading(root, "from measured.record import read")
     before = execution.reading_key(root, "reading")
-    replace(root / "measured" / "cli.py", "HEARTBEAT = 10.0", "HEARTBEAT = 11.0")
-    assert execution.reading_key(root, "reading") == before
-    replace(root / "results" / "toy" / "sum" / "table.csv", "3", "4")
-    assert execution.reading_key(root, "reading") != before
+    with edited(root / "measured" / "cli.py", "HEARTBEAT = 10.0", "HEARTBEAT = 11.0"):
+        assert execution.reading_key(root, "reading") == before
+    with edited(root / "results" / "toy" / "sum" / "table.csv", "3", "4"):
+        assert execution.reading_key(root, "reading") != before
 
 
 def test_what_shows_results_is_executed_in_the_projects_folder_and_only_if_it_has_to(root, monkeypatch):

@@ -9,9 +9,30 @@ import pytest
 import toy
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from measured.claims import MIME, Claim, Verdict, as_json, at_most, judge, ledger, measured, verdicts, verdicts_in
+import measured
+from measured.claims import (
+    MIME,
+    Claim,
+    Measured,
+    Stored,
+    Verdict,
+    as_json,
+    judge,
+    ledger,
+    number_of,
+    outcome_of,
+    verdicts,
+    verdicts_in,
+)
 
 TABLE = pd.DataFrame({"value": [1.0, 2.0]})
+
+
+class Config(measured.Config):
+    rate: float
+
+
+CONFIG = Config(rate=2.0)
 GOOD = {"id": "a-b", "statement": "It is so.", "source": "ours", "criterion": "It is > 0.", "notebook": "toy"}
 
 
@@ -54,26 +75,26 @@ def test_ids_are_unique_and_the_file_is_there(tmp_path):
         ledger(tmp_path / "nowhere")
 
 
-def fine(table):
-    return Verdict(table.value.mean(), 0.1, "holds")
+def fine(table, parameters):
+    return Verdict(table.value.mean() * parameters.rate, 0.1, "holds")
 
 
 def test_judges_the_notebooks_claims_and_no_others(tmp_path):
     root = claims_file(tmp_path, GOOD, GOOD | {"id": "other", "notebook": "elsewhere"})
-    judgement = judge("toy", {"a-b": fine}, TABLE, root=root)
+    judgement = judge("toy", {"a-b": fine}, TABLE, CONFIG, root=root)
     assert judgement.experiment == "toy"
-    assert judgement.verdicts == {"a-b": Verdict(1.5, 0.1, "holds")}
+    assert judgement.verdicts == {"a-b": Verdict(3.0, 0.1, "holds")}
     assert type(judgement.verdicts["a-b"].value) is float  # not numpy's, which JSON would refuse
     with pytest.raises(ValueError, match="criteria lacks a-b, which book/claims.yml leaves to 'toy'; add"):
-        judge("toy", {}, TABLE, root=root)
+        judge("toy", {}, TABLE, CONFIG, root=root)
     with pytest.raises(ValueError, match="criteria has 'a-c', which .* not leave to 'toy'; did you mean 'a-b'?"):
-        judge("toy", {"a-b": fine, "a-c": fine}, TABLE, root=root)
+        judge("toy", {"a-b": fine, "a-c": fine}, TABLE, CONFIG, root=root)
 
 
 @pytest.mark.parametrize(
     ("verdict", "message"),
     [
-        (True, "criterion of 'a-b' must return a Verdict, got True; write"),
+        (True, "criterion of 'a-b' must return a Verdict, got True; make it by at_most or at_least of a Measured"),
         (Verdict(1.0, 0.1, "hold"), "outcome of 'a-b' 'hold' is unknown; did you mean 'holds'?"),
         (Verdict(math.nan, 0.1, "fails"), "'a-b' must have a finite value and a finite se >= 0, got nan and 0.1"),
         (Verdict(1.0, math.inf, "fails"), "finite se >= 0, got 1.0 and inf"),
@@ -84,7 +105,7 @@ def test_judges_the_notebooks_claims_and_no_others(tmp_path):
 )
 def test_a_malformed_verdict_is_refused(tmp_path, verdict, message):
     with pytest.raises(ValueError, match=message):
-        judge("toy", {"a-b": lambda table: verdict}, TABLE, root=claims_file(tmp_path, GOOD))
+        judge("toy", {"a-b": lambda table, parameters: verdict}, TABLE, CONFIG, root=claims_file(tmp_path, GOOD))
 
 
 def stored(path, *found: dict, **metadata: object):
@@ -97,11 +118,11 @@ def stored(path, *found: dict, **metadata: object):
     return path
 
 
-FOUND = {"a-b": Verdict(1.0, 0.1, "holds if", "K > 3")._asdict()}
+FOUND = {"a-b": Verdict(1.0, 0.1, "holds if", "K > 3").as_json()}
 
 
 def test_verdicts_are_found_in_stored_outputs(tmp_path):
-    other = {"c": Verdict(2.0, 0.0, "fails")._asdict()}
+    other = {"c": Verdict(2.0, 0.0, "fails").as_json()}
     assert verdicts_in(stored(tmp_path / "a.ipynb", FOUND, other)) == {
         "a-b": Verdict(1.0, 0.1, "holds if", "K > 3"),
         "c": Verdict(2.0, 0.0, "fails"),
@@ -148,30 +169,35 @@ def test_quick_verdicts_come_from_notebooks_and_others_from_results(tmp_path, mo
     ],
 )
 def test_a_number_is_shown_with_its_error(value, se, text):
-    assert measured(Verdict(value, se, "holds")) == text
+    assert number_of(Verdict(value, se, "holds")) == text
 
 
 def test_a_number_of_one_thing_among_several_says_of_which():
     verdict = Verdict(1.23456, 0.0123, "fails", of="the smallest model")
-    assert measured(verdict) == "1.235 ± 0.012, the smallest model"
+    assert number_of(verdict) == "1.235 ± 0.012, the smallest model"
     assert as_json({"a-b": verdict, "c": Verdict(1.0, 0.0, "holds")}) == {
         "a-b": {"value": 1.23456, "se": 0.0123, "outcome": "fails", "condition": "", "of": "the smallest model"},
         "c": {"value": 1.0, "se": 0.0, "outcome": "holds", "condition": ""},
     }
 
 
+def test_an_outcome_says_its_condition_or_its_reason():
+    assert outcome_of(Verdict(1.0, 0.1, "holds")) == "holds"
+    assert outcome_of(Verdict(1.0, 0.1, "holds if", "K > 3")) == "holds if K > 3"
+    assert outcome_of(Verdict(1.0, 0.1, "undecided", reason="not reached")) == "undecided (not reached)"
+
+
 @pytest.mark.parametrize(
-    ("value", "se", "outcome"),
+    "verdict",
     [
-        (0.9, 0.0, "holds"),
-        (1.1, 0.0, "fails"),
-        (0.7, 0.1, "holds"),
-        (1.3, 0.1, "fails"),
-        (0.9, 0.1, "undecided"),
-        (1.1, 0.1, "undecided"),
-        (math.nan, 0.1, "undecided"),
-        (0.9, math.nan, "undecided"),
+        Measured(0.0, 0.25, 3, "a gap", "nats", 2.0).at_most(1.0),
+        Measured(0.9, 0.25, 3, "a gap", "nats", 2.0).at_most(1.0),
+        Measured(0.0, 0.0, of="a bound").at_least(0.0),
+        Measured(0.0, 0.25, 3, "a gap").undecided("not converged"),
+        Measured(5.0, 0.25, 3, "a gap").at_least(1.0).given("K > 3"),
+        Verdict(1.0, 0.1, "fails"),
     ],
 )
-def test_a_limit_within_two_standard_errors_leaves_it_undecided(value, se, outcome):
-    assert at_most(value, se, limit=1.0) == outcome
+def test_a_verdict_comes_back_from_its_file_as_it_was(verdict):
+    text = json.dumps(as_json({"a-b": verdict}))
+    assert Stored(**json.loads(text)["a-b"]).verdict() == verdict

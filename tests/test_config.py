@@ -132,7 +132,7 @@ def test_messages_of_validators_are_kept():
     def known(name: str) -> str:
         raise ValueError(f"dataset {name!r} is unknown; there is digits")
 
-    class Checked(vae.Config):
+    class Checked(measured.Config):
         n: Annotated[int, AfterValidator(even)]
         data: Annotated[str, AfterValidator(known)]
 
@@ -141,7 +141,7 @@ def test_messages_of_validators_are_kept():
 
 
 def test_a_rule_between_fields_reads_as_its_author_wrote_it():
-    class Pair(vae.Config):
+    class Pair(measured.Config):
         batch: Count
         size: Count
 
@@ -153,6 +153,23 @@ def test_a_rule_between_fields_reads_as_its_author_wrote_it():
 
     with pytest.raises(ValueError, match="^batch must be at most size = 2, got 3; lower it$"):
         Pair.load({"batch": 3, "size": 2})
+
+
+def test_limits_are_checked_by_name_and_of_the_largest():
+    config = Config.load(GOOD)
+    assert config.at_most("for digits", latents=2, betas=1.0) is config
+    with pytest.raises(ValueError, match="^latents must be at most 1 for digits, got 2; lower it$"):
+        config.at_most("for digits", latents=1, betas=0.1)
+    with pytest.raises(ValueError, match=r"^betas must be at most 0.9 for digits, got \[0.5, 1.0\]; lower it$"):
+        config.at_most("for digits", betas=0.9)
+
+
+def test_unfinished_work_has_a_place_only_within_a_record(tmp_path):
+    config = Config.load(GOOD)
+    assert config.unfinished("training") is None
+    kept = config.keeping_in(tmp_path)
+    assert kept.unfinished("training") == tmp_path / "training"
+    assert (kept.key_parameters(), config.unfinished("training")) == (config.key_parameters(), None)
 
 
 def test_is_frozen_and_forbids_unknown_names():

@@ -179,7 +179,7 @@ def test_an_unknown_dataset_is_refused_with_the_nearest_name():
     for call in (load, size, declared_digest):
         with pytest.raises(ValueError, match="'fashion-mnist' is unknown; did you mean 'fashion_mnist'"):
             call("fashion-mnist")
-    with pytest.raises(ValueError, match="there are digits, mnist, fashion_mnist, kmnist"):
+    with pytest.raises(ValueError, match="known: digits, mnist, fashion_mnist, kmnist"):
         load("cifar")
 
 

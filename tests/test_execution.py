@@ -1,6 +1,5 @@
 """How a run is carried out changes nothing: compiled or eager, chunks, processes, interrupted or not."""
 
-import json
 import logging
 import math
 import os
@@ -9,8 +8,10 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -21,7 +22,7 @@ from vae.models.likelihoods import BernoulliLikelihood
 from vae.models.networks import MLPEncoder, mlp
 from vae.models.vae import VAE
 from vae.noise import generator
-from vae.train import DivergedError, Execution, Schedule, checkpoint, train
+from vae.train import Aggressive, DivergedError, Execution, Schedule, checkpoint, train
 from vae.train import step as steps
 from vae.train.objectives import elbo, terms
 from vae.train.plan import Work, has_compiler, plan
@@ -375,11 +376,12 @@ def test_finished_members_are_not_trained_again(data, tmp_path):
         trained = train(stack(build, MEMBERS, dtype=torch.float64), counting, data, SHORT, execution=execution)
         return trained, len(calls)
 
-    (first, made), (second, again) = go(), go()
-    assert (made, again) == (2 * SHORT.steps, 0)
+    (first, made), (second, asked) = go(), go()  # `asked`: of the objective, what run it is
+    assert made == 2 * SHORT.steps + asked
+    assert asked < SHORT.steps
     equal(first, second)
     (tmp_path / "c" / "chunk-0001.safetensors").unlink()
-    assert go()[1] == SHORT.steps
+    assert go()[1] == SHORT.steps + asked
 
 
 def test_a_finished_chunk_is_kept_whatever_the_interval(data, tmp_path, monkeypatch):
@@ -438,14 +440,21 @@ def test_a_damaged_manifest_is_refused_by_name(data, tmp_path, content):
 def test_the_checkpoints_of_another_run_are_refused(data, tmp_path):
     run(data, checkpoint=tmp_path, compile=False)
     for change, name in (
-        ({"schedule": Schedule(steps=23, batch_size=12)}, "schedule"),
-        ({"members": MEMBERS[:3]}, "members, initial parameters"),
-        ({"dtype": torch.float32}, "initial parameters, dtype"),
+        ({"schedule": Schedule(steps=23, batch_size=12)}, "schedule, objective"),
+        ({"members": MEMBERS[:3]}, "members, initial parameters, objective"),
+        ({"dtype": torch.float32}, "initial parameters, objective, dtype"),
     ):
         with pytest.raises(ValueError, match=f"checkpoints of another run: {name} differ"):
             run(data, checkpoint=tmp_path, compile=False, **change)
-    with pytest.raises(ValueError, match="another run: data differ"):
+    with pytest.raises(ValueError, match="another run: data, objective differ"):
         run(1 - data, checkpoint=tmp_path, compile=False)
+
+
+def test_grey_values_that_are_stored_as_the_same_bytes_are_other_data(tmp_path):
+    grey = torch.randint(1, 17, (N, X), generator=generator(0, "test")).double()
+    run(grey / 16, checkpoint=tmp_path, compile=False)
+    with pytest.raises(ValueError, match="another run: data, objective differ"):
+        run(grey / 255, checkpoint=tmp_path, compile=False)
 
 
 def test_a_run_does_not_go_on_with_another_number_of_threads(data, tmp_path, monkeypatch):
@@ -456,8 +465,22 @@ def test_a_run_does_not_go_on_with_another_number_of_threads(data, tmp_path, mon
         run(data, checkpoint=tmp_path, compile=False, workers=1)
 
 
-def closing_over(weight):
-    return lambda model, x, eps, member: weight * objective(model, x, eps, member)
+# An objective is told by what it says
+
+
+WEIGHTS = [1.0]
+
+
+class Weighted:
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, model, x, eps, member):
+        return self.weight * objective(model, x, eps, member)
+
+
+def closing_over(held, read):
+    return lambda model, x, eps, member: read(held) * objective(model, x, eps, member)
 
 
 def with_default(value):
@@ -471,59 +494,188 @@ def with_argument(value):
     return partial(lambda model, x, eps, member, weight: weight * objective(model, x, eps, member), weight=value)
 
 
-def with_slope(slope):
-    def build_bent(member):
-        model = build(member)
-        model.decoder[1] = torch.nn.LeakyReLU(slope)
-        return model
+def reading_a_global(value):
+    WEIGHTS[0] = value
+    return lambda model, x, eps, member: WEIGHTS[0] * objective(model, x, eps, member)
 
-    return build_bent
+
+def reading_a_file(value):
+    def weighted(model, x, eps, member):
+        return float((value[0] / "weight").read_text()) * objective(model, x, eps, member)
+
+    (value[0] / "weight").write_text(str(value[1]))
+    return weighted
+
+
+def bounded(bound):
+    """A least rate that is below what the first steps have."""
+
+    def at_least(model, x, eps, member):
+        t = terms(model, x, model.encode(x), eps)
+        return t.log_px_z.mean(0) - t.kl.clamp(min=bound)
+
+    return at_least
+
+
+def capped(bound):
+    def at_most(model, x, eps, member):
+        t = terms(model, x, model.encode(x), eps)
+        return t.log_px_z.mean(0) - t.kl.clamp(max=bound)
+
+    return at_most
+
+
+def late(start):
+    return lambda model, x, eps, member: (
+        torch.where(member["progress"] > start, 2.0, 1.0) * objective(model, x, eps, member)
+    )
+
+
+def by_helper(helper):
+    def weighted(model, x, eps, member):
+        return helper(objective(model, x, eps, member))
+
+    return weighted
 
 
 @pytest.mark.parametrize(
-    ("name", "made", "values"),
+    ("made", "values"),
     [
-        ("objective", closing_over, (1.0, 2.0)),
-        ("objective", closing_over, (torch.ones(11), 2 * torch.ones(11))),
-        ("objective", with_default, (1.0, 2.0)),
-        ("objective", with_argument, (1.0, 2.0)),
-        ("model", with_slope, (0.1, 0.2)),
+        (lambda v: closing_over(v, float), (1.0, 2.0)),
+        (lambda v: closing_over(v, lambda v: v[1]), ([0.0, 1.0], [0.0, 2.0])),
+        (lambda v: closing_over(v, lambda v: v["w"]["x"]), ({"w": {"x": 1.0}}, {"w": {"x": 2.0}})),
+        (lambda v: closing_over(v, lambda v: v[7]), (np.ones(8), np.arange(8.0) - 5)),
+        (lambda v: closing_over(v, lambda v: v), (torch.ones(11), 2 * torch.ones(11))),
+        (lambda v: closing_over(v, lambda v: v[0]()), ([lambda: 1.0], [lambda: 2.0])),
+        (with_default, (1.0, 2.0)),
+        (with_argument, (1.0, 2.0)),
+        (Weighted, (1.0, 2.0)),
+        (lambda v: Weighted(v).__call__, (1.0, 2.0)),
+        (reading_a_global, (1.0, 2.0)),
+        (by_helper, (torch.neg, torch.square)),
+        (bounded, (1e-4, 2e-4)),
+        (capped, (50.0, 60.0)),
+        (late, (0.65, 0.75)),
     ],
 )
-def test_another_number_within_the_objective_or_the_model_is_another_run(data, tmp_path, name, made, values):
+def test_another_number_within_the_objective_is_another_run(data, tmp_path, made, values):
     def go(value):
-        f, make = (made(value), build) if name == "objective" else (objective, made(value))
         execution = Execution(compile=False, workers=1, checkpoint=tmp_path, checkpoint_seconds=0)
-        return train(stack(make, MEMBERS), f, data, Schedule(steps=3, batch_size=11), execution=execution)
+        start = stack(build, MEMBERS, dtype=torch.float64)
+        return train(start, made(value), data, Schedule(steps=3, batch_size=11), execution=execution)
 
     equal(go(values[0]), go(values[0]))
-    with pytest.raises(ValueError, match=f"another run: {name} differ"):
+    with pytest.raises(ValueError, match="another run: objective differ; choose another folder, or delete it"):
         go(values[1])
 
 
-def test_long_work_within_a_block_finds_its_checkpoints_by_itself(data, tmp_path):
-    def both():
-        with checkpoint.kept_in(tmp_path):
-            return run(data, compile=False, checkpoint_seconds=0), run(1 - data, compile=False)
+def test_a_file_that_the_objective_reads_makes_another_run(data, tmp_path):
+    def go(value):
+        execution = Execution(compile=False, workers=1, checkpoint=tmp_path / "c", checkpoint_seconds=0)
+        f = reading_a_file((tmp_path, value))
+        return train(stack(build, MEMBERS), f, data, Schedule(steps=3, batch_size=11), execution=execution)
 
-    (first, other), (again, _) = both(), both()
-    assert checkpoint.home() is None
-    equal(first, again)
-    assert not first.history.equals(other.history)
-    folders = sorted(tmp_path.iterdir())
-    assert len(folders) == 2
-    assert sum((folder / "chunk-0000.safetensors").exists() for folder in folders) == 1
-    assert all(json.loads((folder / "run.json").read_text())["plan"]["compile"] is False for folder in folders)
+    equal(go(1.0), go(1.0))
+    with pytest.raises(ValueError, match="another run: objective differ"):
+        go(2.0)
 
 
-def test_trainings_that_differ_in_what_a_closure_holds_share_no_checkpoint(data, tmp_path):
-    def make(sign):
-        return lambda model, x, eps, member: sign * objective(model, x, eps, member)
+def test_a_list_that_is_changed_in_place_makes_another_run(data, tmp_path):
+    held = [1.0]
+    f = closing_over(held, lambda v: v[0])
+    execution = Execution(compile=False, workers=1, checkpoint=tmp_path, checkpoint_seconds=0)
+    short = Schedule(steps=3, batch_size=11)
+    train(stack(build, MEMBERS), f, data, short, execution=execution)
+    held[0] = 2.0
+    with pytest.raises(ValueError, match="another run: objective differ"):
+        train(stack(build, MEMBERS), f, data, short, execution=execution)
 
-    execution = Execution(compile=False, workers=1, checkpoint_seconds=0)
-    with checkpoint.kept_in(tmp_path):
-        up, down = (train(stack(build, MEMBERS), make(s), data, SHORT, execution=execution) for s in (1.0, -1.0))
+
+def test_another_number_within_the_model_is_another_run(data, tmp_path):
+    def with_slope(slope):
+        def build_bent(member):
+            model = build(member)
+            model.decoder[1] = torch.nn.LeakyReLU(slope)
+            return model
+
+        return build_bent
+
+    def go(slope):
+        execution = Execution(compile=False, workers=1, checkpoint=tmp_path, checkpoint_seconds=0)
+        short = Schedule(steps=3, batch_size=11)
+        return train(stack(with_slope(slope), MEMBERS), objective, data, short, execution=execution)
+
+    equal(go(0.1), go(0.1))
+    with pytest.raises(ValueError, match="another run: objective differ"):
+        go(0.2)
+
+
+def test_the_same_objective_in_other_words_goes_on(data, tmp_path):
+    """An edited comment or a new name stops no run."""
+
+    def same(model, x, eps, member):
+        t = terms(model, x, model.encode(x), eps)  # as `objective`
+        return elbo(t, member["beta"])
+
+    first = run(data, compile=False, workers=1, checkpoint=tmp_path, checkpoint_seconds=0)
+    execution = Execution(compile=False, workers=1, checkpoint=tmp_path)
+    equal(first, train(stack(build, MEMBERS, dtype=torch.float64), same, data, SHORT, execution=execution))
+
+
+ROWS = [torch.arange(12 + i, 40 + i) for i in range(len(MEMBERS))]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"subsets": ROWS, "frozen": ["decoder"], "schedule": SHORT},
+        {"schedule": replace(SHORT, n_samples=5, batch_size=7, log_every=4, decay="constant")},
+        {"schedule": replace(SHORT, aggressive=Aggressive(every=3, until=0.8)), "subsets": ROWS},
+        {
+            "schedule": replace(SHORT, aggressive=Aggressive(every=2, until=0.5), n_samples=2),
+            "frozen": ["encoder.mean"],
+        },
+    ],
+)
+@pytest.mark.parametrize("stop", [5, 16])
+def test_a_run_that_is_stopped_goes_on_bit_for_bit(data, tmp_path, how, stop):
+    """With a part frozen, subsets of the rows, several samples, an encoder ahead of its decoder; whatever the moment."""
+
+    def go(**more):
+        execution = Execution(compile=False, workers=1, chunk=3, checkpoint=tmp_path, checkpoint_seconds=0)
+        rest = {name: value for name, value in how.items() if name != "schedule"}
+        f = closing_over([1.0], lambda v: v[0])
+        start = stack(build, MEMBERS, dtype=torch.float64)
+        return train(start, f, data, how["schedule"], execution=execution, **rest, **more)
+
+    def stopping(step, steps):
+        if step >= SHORT.steps + stop:  # in the second chunk
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go(progress=stopping)
+    steps = [checkpoint.read(file)[1]["step"] for file in sorted(tmp_path.glob("chunk-*"))]
+    assert len(steps) == 2
+    assert steps[0] == SHORT.steps > steps[1] > 0
+    resumed = go()
+    for file in tmp_path.iterdir():
+        file.unlink()
+    equal(resumed, go())
+
+
+def test_trainings_of_one_record_have_a_folder_each(data, tmp_path):
+    """The only way in is a folder that is given; two runs never share one."""
+
+    def go(sign, folder):
+        execution = Execution(compile=False, workers=1, checkpoint=folder, checkpoint_seconds=0)
+        f = closing_over(sign, lambda v: v)
+        return train(stack(build, MEMBERS), f, data, SHORT, execution=execution)
+
+    up, down = go(1.0, tmp_path / "up"), go(-1.0, tmp_path / "down")
     assert not up.history.equals(down.history)
+    with pytest.raises(ValueError, match="another run: objective differ"):
+        go(-1.0, tmp_path / "up")
+    assert all(not hasattr(checkpoint, name) for name in ("home", "kept_in", "number"))
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_training(data, tmp_path):

@@ -68,7 +68,7 @@ def test_a_notebook_that_declares_itself_badly_is_refused_by_name(project):
     path = project() / "notebooks" / "toy.ipynb"
     notebook = toy.notebook()
     long = {"measures": "x", "expect": {"quick": {"seconds": "long"}}}
-    for metadata, message in [({}, "vae.measures"), ({"vae": long}, "vae.expect.quick.seconds")]:
+    for metadata, message in [({}, "measured.measures"), ({"measured": long}, "measured.expect.quick.seconds")]:
         notebook.metadata = nbformat.from_dict(metadata)
         nbformat.write(notebook, path)
         with pytest.raises(ValueError, match=f"{path}: {message} in the notebook's metadata: .*; write"):
@@ -150,10 +150,9 @@ def test_a_run_leaves_its_notebook_records_and_verdicts(project, monkeypatch):
     assert record.part == "toy/sum"
     assert record.table.value.tolist() == [0.1] * 5
     assert record.provenance["parameters"] == {"steps": 5, "scale": 0.1}
-    assert verdicts_in(folder / "toy.ipynb") == {"toy-positive": Verdict(0.1, 0.01, "holds")}
-    assert json.loads((folder / "verdicts.json").read_text()) == {
-        "toy-positive": {"value": 0.1, "se": 0.01, "outcome": "holds", "condition": ""}
-    }
+    judged = Verdict(0.1, 0.01, "holds", of="the least", n=10, unit="", limit=0.05, side="at least")
+    assert verdicts_in(folder / "toy.ipynb") == {"toy-positive": judged}
+    assert json.loads((folder / "verdicts.json").read_text()) == {"toy-positive": judged.as_json()}
 
     notebook = nbformat.read(folder / "toy.ipynb", as_version=4)
     cells = notebook.cells
@@ -163,12 +162,51 @@ def test_a_run_leaves_its_notebook_records_and_verdicts(project, monkeypatch):
     assert (about["part"], about["status"], about["drifted"]) == ("toy/sum", "computed", False)
     assert about["path"] == f"records/toy/sum/{record.provenance['key']}"
     verdict, printed = cells[7].outputs
-    assert verdict.data["text/plain"] == "toy-positive  holds  (0.100 ± 0.010)"
+    assert verdict.data["text/plain"] == "toy-positive  holds  (0.100 ± 0.010, the least)"
     assert "<td>Values are positive.</td><td>holds</td>" in verdict.data["text/html"]
     assert printed.text.strip() == sys.executable
     printed.text = ""
     assert str(root) not in str(notebook)  # what is published tells nothing of the machine
     assert "input_path" not in notebook.metadata.papermill
+
+
+STAGED = """\
+def shared(config):
+    folder = config.unfinished("training")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "state").touch()
+    return record.Staged(config.scale, pd.DataFrame({"value": [config.scale]}))
+
+def compute(config, scale):
+    import sys
+    assert "torch" not in sys.modules
+    if config.steps == 4:
+        raise ArithmeticError
+    return pd.DataFrame(arithmetic.rows(config.steps, scale))
+
+training = record.Stage("toy/training", config, shared)
+"""
+
+
+def test_what_a_stage_leaves_on_the_way_stays_until_the_run_is_done(project):
+    root = project(compute=STAGED, record=toy.RECORD.replace("compute)", "compute, training)"))
+    with pytest.raises(RunError, match="ArithmeticError"):
+        run(find("toy"), {"steps": 4}, root / "out")
+    (left,) = (root / "cache" / "checkpoints" / "toy").glob("*/*/training/state")
+    assert left.parts[-4] == "training"
+    assert not list((root / "out").iterdir())
+    folder = run(find("toy"), {}, root / "out")
+    assert {path.name for path in folder.iterdir()} == {"toy.ipynb", "verdicts.json", "sum", "training"}
+    assert read(folder / "training").table.value.tolist() == [0.5]
+    states = [path.parts[-3] for path in (root / "cache" / "checkpoints").rglob("state")]
+    assert states == [left.parts[-3]], "only that of the run which has failed is left"
+
+
+def test_the_projects_kernels_cannot_import_torch(project):
+    """And so nothing of the machinery needs it."""
+    root = project(compute=toy.COMPUTE + "import torch\n")
+    with pytest.raises(RunError, match="ImportError.*there is no torch here"):
+        run(find("toy"), {}, root / "out")
 
 
 def test_a_failing_cell_is_shown_and_leaves_the_earlier_run_alone(project):

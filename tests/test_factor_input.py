@@ -117,7 +117,7 @@ def test_too_many_factors_warn_by_exact_count(k, used, freedom, data, recwarn):
 def test_bad_options_are_refused(data, model):
     S, structure = covariance(data), exploratory(K)
     for options, message in (
-        ({"encoder": "diag"}, "encoder must be one of 'full', 'diagonal', 'isotropic', 'whitened', got 'diag'"),
+        ({"encoder": "diag"}, "encoder must be 'full', 'diagonal', 'isotropic' or 'whitened', got 'diag'"),
         ({"starts": -1}, "starts must be an integer of at least 0, got -1"),
         ({"starts": 1.0}, "starts must be an integer"),
         ({"tol": 0.0}, "tol must lie between 0 and 1, got 0.0"),

@@ -161,7 +161,8 @@ def test_which_class_method_counts():
 
 
 def test_a_decorator_of_the_notebook_counts_and_what_it_decorates():
-    source = "def twice(f):\n    def inner(x):\n        return 2 * f(x)\n    return inner\n\n@twice\ndef g(x):\n    return x\n"
+    source = "def twice(f):\n    def inner(x):\n        return 2 * f(x)\n    return inner\n\n"
+    source += "@twice\ndef g(x):\n    return x\n"
     key = cell_key(source, "f = g\n" + CALLS)
     assert cell_key(source.replace("2 * f", "3 * f"), "f = g\n" + CALLS) != key
     assert cell_key(source.replace("return x\n", "return -x\n"), "f = g\n" + CALLS) != key
@@ -188,7 +189,8 @@ def test_how_something_is_imported_does_not_count(name, style, call):
         "numpy.exp": "import numpy\ndef compute(config):\n    return numpy.exp(config.x)\n",
         "torch.nn.functional.relu": "import torch.nn.functional\ndef compute(config):\n"
         "    return torch.nn.functional.relu(config.x)\n",
-        "measured.Result": "from measured.record.result import Result\ndef compute(config):\n    return Result(config.x)\n",
+        "measured.Result": "from measured.record.result import Result\n"
+        "def compute(config):\n    return Result(config.x)\n",
         "math.pi": "def compute(config):\n    from math import pi\n    return pi(config.x)\n",
     }[name]
     assert cell_key(f"{style}def compute(config):\n    return {call}(config.x)\n") == cell_key(usual)
@@ -425,8 +427,8 @@ def test_names_of_modules_and_ways_of_importing_do_not_count(package):
     assert package(**CHAIN, __init__="from PKG.a import f").key("from PKG import f") == key
     assert package(**CHAIN, __init__="from PKG.a import f as g").key("from PKG import g", "g(config.x)") == key
     for style, call in {
-        "from PKG.b import g": "g", "from PKG.b import g as q": "q", "import PKG.b": "PKG.b.g", "from . import b": "b.g",
-        "from .b import g": "g", "import PKG.b as other": "other.g",
+        "from PKG.b import g": "g", "from PKG.b import g as q": "q", "import PKG.b": "PKG.b.g",
+        "from . import b": "b.g", "from .b import g": "g", "import PKG.b as other": "other.g",
     }.items():  # fmt: skip
         source = CHAIN["a"].replace("from PKG import b", style).replace("b.g(x)", f"{call}(x)")
         assert package(**CHAIN | {"a": source}).key() == key, style
@@ -600,7 +602,8 @@ def test_a_private_constant_counts(package):
 
 
 def test_a_module_used_as_a_value_counts_as_a_whole(package):
-    user = "from PKG import b\ndef get(module, name):\n    return getattr(module, name)\n\ndef f(x):\n    return get(b, x)\n"
+    user = "from PKG import b\ndef get(module, name):\n    return getattr(module, name)\n\n"
+    user += "def f(x):\n    return get(b, x)\n"
     assert differ(package, a=both(user), b=("z = 1\n", "z = 2\n"))
     assert differ(package, a=both(user), b=both("from PKG.c import z\n"), c=("z = 1\n", "z = 2\n"))
     assert differ(package, "from PKG import b", "print(b)", b=("z = 1\n", "z = 2\n"))

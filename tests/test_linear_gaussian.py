@@ -275,7 +275,7 @@ def test_collapse_threshold(normal):
         (lambda: lg.linear_vae(torch.tensor([1.0, -0.5]), 1.0, 0.1, 1), "eigenvalues must be non-negative"),
         (lambda: lg.linear_vae(torch.tensor([1.0, math.nan]), 1.0, 0.1, 1), "eigenvalues must be a finite"),
         (lambda: lg.scalar_channel(math.inf, 1.0, 1.0, 1.0), "a must be finite"),
-        (lambda: lg.collapse_threshold(torch.tensor([[0.0], [math.nan]]), "gaussian"), "x must be a finite"),
+        (lambda: lg.collapse_threshold(torch.tensor([[0.0], [math.nan]]), "gaussian"), "x must be finite"),
         (lambda: lg.collapse_threshold(torch.tensor([[0.0], [2.0]]), "bernoulli"), r"x must lie in \[0, 1\]"),
         (lambda: lg.collapse_threshold(torch.zeros(3, 2), "bernoulli"), "x must vary"),
         (lambda: lg.collapse_threshold(torch.zeros(3, 2), "poisson"), "likelihood must be"),

@@ -1,10 +1,17 @@
 import math
+import re
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from vae.noise import Shuffled, generator, moment_matched, normals, per_datum
+import vae
+from vae.exact.factor_analysis.theory import sample_covariances
+from vae.noise import APART, Shuffled, draw, generator, moment_matched, normals, numpy_generator, per_datum
 
 
 def test_streams_repeat_and_differ_by_seed_and_purpose():
@@ -74,3 +81,77 @@ def test_a_datums_draws_do_not_depend_on_its_company():
         per_datum(0, "local", -1, 3)
     with pytest.raises(ValueError, match="seed must be an integer of at least 0, got -2"):
         per_datum(-2, "local", 0, 3)
+
+
+# other streams, by the number of the run
+
+COVARIANCE = torch.tensor([[1.0, 0.3], [0.3, 2.0]], dtype=torch.float64)
+DRAWS = {
+    "generator": lambda seed: torch.rand(3, generator=generator(seed, "noise")),
+    "numpy_generator": lambda seed: torch.from_numpy(numpy_generator(seed, 7).random(3)),
+    "draw": lambda seed: draw(seed, "noise", 3),
+    "per_datum": lambda seed: normals(per_datum(seed, "local", 2, 2), 3, 1),
+    "sample_covariances": lambda seed: sample_covariances(COVARIANCE, 9, 3, seed=seed),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_run_shifts_every_stream_and_none_changes_nothing(monkeypatch, name):
+    usual = DRAWS[name](3)
+    for nothing in ("", "0", "00"):
+        monkeypatch.setenv("VAE_RUN", nothing)
+        assert torch.equal(DRAWS[name](3), usual)
+    monkeypatch.setenv("VAE_RUN", "2")
+    shifted = DRAWS[name](3)
+    monkeypatch.delenv("VAE_RUN")
+    assert not torch.equal(shifted, usual)
+    assert torch.equal(shifted, DRAWS[name](3 + 2 * APART))  # by which results/other_seeds.json was measured
+    assert APART == 10**6
+
+
+@pytest.mark.parametrize("value", ["-1", "1.5", "one", " "])
+def test_an_odd_run_is_refused(monkeypatch, value):
+    monkeypatch.setenv("VAE_RUN", value)
+    with pytest.raises(ValueError, match=f"VAE_RUN must be a whole number, got '{value}'; unset it"):
+        generator(0, "noise")
+
+
+TRAINED_BY_WORKERS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_noise
+print(test_noise.trained(workers=2))
+"""
+
+
+def trained(workers: int) -> float:
+    """A number that sums up a short training."""
+    import test_execution as execution
+
+    stream = torch.Generator().manual_seed(1)
+    data = (torch.randn(execution.N, execution.X, generator=stream, dtype=torch.float64) > 0).double()
+    params = execution.run(data, compile=False, workers=workers).ensemble.params
+    return float(sum(p.sum() for p in params.values()))
+
+
+def test_worker_processes_draw_the_streams_of_the_run(monkeypatch):
+    usual = trained(workers=1)
+    monkeypatch.setenv("VAE_RUN", "1")
+    words = [sys.executable, "-c", TRAINED_BY_WORKERS, str(Path(__file__).parent)]
+    together = float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    assert together == pytest.approx(trained(workers=1), rel=1e-9)
+    assert abs(usual - together) > 1e-3
+
+
+def test_a_numpy_generator_is_the_seeds_and_no_other():
+    assert np.array_equal(numpy_generator(3, 5).random(2), np.random.default_rng([3, 5]).random(2))
+    assert np.array_equal(numpy_generator(np.int64(3)).random(2), np.random.default_rng([3]).random(2))
+    with pytest.raises(ValueError, match="seed must be an integer of at least 0, got -1"):
+        numpy_generator(-1)
+
+
+def test_all_random_numbers_come_from_noise_but_how_data_are_split_and_binarised():
+    pattern = re.compile(r"default_rng|SeedSequence\(|manual_seed|RandomState|np\.random\.[a-z]|\brandom\.[a-z]+\(")
+    root = Path(vae.__file__).parent
+    found = {p.relative_to(root).as_posix() for p in root.rglob("*.py") if pattern.search(p.read_text())}
+    assert found == {"noise.py", "data/images.py"}

@@ -1,14 +1,11 @@
 """Records: whole or absent, verified, and found again by exactly what can change them."""
 
-import importlib
 import json
-import linecache
 import os
 import subprocess
 import sys
-import time
-from itertools import count
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -17,27 +14,11 @@ import torch
 import toy
 
 import measured
-import vae.data.images
-from measured.config import Positive
-from measured.record import (
-    Result,
-    code_key,
-    combined,
-    compute_or_load,
-    key,
-    keys,
-    memo,
-    paths,
-    project_root,
-    read,
-    store,
-    write,
-)
+from measured.config import Content, File, Positive
+from measured.record import Result, combined, compute_or_load, key, memo, paths, read, store, write
 from measured.record.provenance import circumstances, peak_memory_mb
 from vae.device import Device
-from vae.train import checkpoint
 
-NUMBERS = count()
 TABLE = pd.DataFrame(
     {
         "quantity": ["NA", "elbo, exact", "None"],
@@ -60,6 +41,7 @@ class Config(measured.Config):
 
 
 CONFIG = Config(rate=0.5, device="cpu")
+PYPROJECT = '[project]\nname = "toy"\n[tool.measured]\npackage = "vae"\ncommand = "vae"\nversions = ["torch"]\n'
 
 
 def compute(config):
@@ -81,8 +63,8 @@ def cache(tmp_path, monkeypatch):
 def root(tmp_path, monkeypatch):
     """A project folder in place of this one."""
     (tmp_path / "root" / "notebooks").mkdir(parents=True)
-    (tmp_path / "root" / "pyproject.toml").touch()
-    monkeypatch.setattr("measured.record.paths.__file__", str(tmp_path / "root" / "vae" / "record" / "paths.py"))
+    (tmp_path / "root" / "pyproject.toml").write_text(PYPROJECT)
+    monkeypatch.chdir(tmp_path / "root")
     return tmp_path / "root"
 
 
@@ -90,229 +72,10 @@ def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-# the key: a notebook's cells
+# the key: parameters and data; what it sees of the code is in test_key.py
 
 
-def cell(source: str, namespace: dict | None = None) -> dict:
-    """Execute a cell as IPython does, with its source at hand; returns the notebook's variables."""
-    namespace = {"__name__": "notebook", "In": []} if namespace is None else namespace
-    name = f"<cell {next(NUMBERS)}>"
-    namespace["In"].append(source)
-    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    exec(compile(source, name, "exec"), namespace)
-    return namespace
-
-
-def cell_key(source: str) -> str:
-    return code_key(cell(source)["compute"])
-
-
-PLAIN = "def compute(config):\n    return config.rate * 2\n"
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "def compute(config):\n    # why\n    return config.rate   *   2\n",
-        'def compute(config):\n    """What."""\n    return (config.rate * 2)\n',
-        "\n\nN = 3\n\n" + PLAIN,
-        "import numpy as np\nclass Config: pass\n" + PLAIN,
-    ],
-)
-def test_comments_docstrings_layout_and_what_is_not_reached_do_not_count(source):
-    assert cell_key(source) == cell_key(PLAIN)
-
-
-HELPED = "def helper(x):\n    return x + 1\n\ndef compute(config):\n    return [helper(x) for x in config.rates]\n"
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("x + 1", "x + 1.0"),
-        ("x + 1", "x - 1"),
-        ("config.rates", "config.other"),
-        ("def helper(x):", "def helper(x, y=1):"),
-        ("def helper(x):", "import functools\n@functools.cache\ndef helper(x):"),
-    ],
-)
-def test_code_counts_that_compute_reaches(old, new):
-    assert old in HELPED
-    assert cell_key(HELPED.replace(old, new)) != cell_key(HELPED)
-
-
-def test_a_helper_redefined_in_a_later_cell_counts():
-    notebook = cell(HELPED)
-    before = code_key(notebook["compute"])
-    cell("def helper(x):\n    return x + 2\n", notebook)
-    assert code_key(notebook["compute"]) != before
-
-
-CLASSY = (
-    "from typing import NamedTuple\nimport torch\n\nclass Net(torch.nn.Linear):\n    def twice(self, x):\n"
-    "        return self(x) * 2\n\nclass Pair(NamedTuple):\n    a: int = 3\n\n"
-    "def compute(config):\n    return Net(2, 2), Pair()\n"
-)
-
-
-@pytest.mark.parametrize(("old", "new"), [("* 2", "* 3"), ("a: int = 3", "a: int = 4")])
-def test_classes_of_the_notebook_count(old, new):
-    assert cell_key(CLASSY.replace(old, new)) != cell_key(CLASSY)
-    assert cell_key(CLASSY) == cell_key(CLASSY.replace("class Net", "# a comment\nclass Net"))
-
-
-def test_a_function_wrapped_by_a_library_counts():
-    source = (
-        "import torch\ndef f(x):\n    return x * 2\n\nmapped = torch.vmap(f)\n\n"
-        "def compute(config):\n    return mapped(config.x)\n"
-    )
-    assert cell_key(source.replace("x * 2", "x * 3")) != cell_key(source)
-
-
-def test_a_function_counts_that_a_library_closes_over():
-    library = {"__name__": "library", "In": []}
-    cell("def apply(f):\n    def inner(x):\n        return f(x)\n    return inner\n", library)
-
-    def key_with(term: str) -> str:
-        notebook = cell(f"def f(x):\n    return x {term}\n")
-        notebook["mapped"] = library["apply"](notebook["f"])
-        return code_key(cell("def compute(config):\n    return mapped(config.x)\n", notebook)["compute"])
-
-    assert key_with("* 2") == key_with("* 2")
-    assert key_with("* 2") != key_with("* 3")
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "N = 3\ndef compute(config):\n    return N\n",
-        "N = 3\ndef compute(config, n=N):\n    return n\n",
-        "N = 3\ndef helper():\n    return [N for _ in range(3)]\n\ndef compute(config):\n    return helper()\n",
-        "N = 3\nclass Net:\n    size = N\n\ndef compute(config):\n    return Net()\n",
-        "import numpy as np\nN = np.random.default_rng(0).normal\ndef compute(config):\n    return N()\n",
-        "import functools\nN = functools.partial(print, 3)\ndef compute(config):\n    return N()\n",
-        "from types import SimpleNamespace\nN = SimpleNamespace(a=3)\ndef compute(config):\n    return N.a\n",
-        "def make(N):\n    def compute(config):\n        return N\n    return compute\n\ncompute = make(3)\n",
-    ],
-)
-def test_a_variable_of_the_notebook_is_refused_by_name(source):
-    with pytest.raises(ValueError, match="reads the variable 'N' of the notebook.*through config"):
-        cell_key(source)
-
-
-def test_modules_functions_classes_and_type_hints_are_fine():
-    cell_key("""
-import math
-import numpy as np
-import torch
-from functools import partial
-from typing import TypeVar
-from numpy import exp
-from torch.nn.functional import softplus
-import measured
-
-class Config(measured.Config):
-    rate: float
-
-Alias = list[int] | None
-T = TypeVar("T")
-
-def compute(config: Config, x: Alias = None) -> torch.Tensor:
-    x: T = np.sum(exp(config.table))        # `table` is an attribute here, whatever the notebook calls so
-    return partial(max, len([math.log(y) for y in x])), softplus(x), torch.Tensor, __name__
-
-table = 3
-""")
-
-
-def test_the_config_class_does_not_count_because_its_values_do():
-    source = (
-        "import vae\nclass Config(measured.Config):\n    rate: float\n\ndef compute(config: Config):\n    return 1\n"
-    )
-    assert cell_key(source) == cell_key(source.replace("rate: float", "rate: int"))
-
-
-@pytest.mark.parametrize("bad", [lambda config: 1, print, Config, 3])
-def test_compute_must_be_a_plain_function(bad):
-    with pytest.raises(ValueError, match="compute must be a function written with def"):
-        code_key(bad)
-
-
-# the key: modules of the package
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package in place of ours: a imports b, b imports c.d in a function; e is nobody's."""
-    name = f"package{next(NUMBERS)}"
-    sources = {
-        "__init__": "",
-        "a": f"from {name} import b\ndef f(x):\n    return b.g(x)\n",
-        "b": f"def g(x):\n    from {name}.c.d import h\n    return h(x)\n",
-        "c/__init__": "",
-        "c/d": "def h(x):\n    return x\n",
-        "e": "z = 1\n",
-    }
-    for module, source in sources.items():
-        path = tmp_path / name / f"{module}.py"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(source)
-        os.utime(path, (1e9, 1e9))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(keys, "PACKAGE", name)
-    return tmp_path / name
-
-
-def package_key(package: Path) -> str:
-    return cell_key(f"from {package.name}.a import f\ndef compute(config):\n    return f(config.x)\n")
-
-
-def rewrite(path: Path, old: str, new: str) -> None:
-    source = path.read_text()
-    assert old in source
-    path.write_text(source.replace(old, new))
-    os.utime(path, (1e9, 1e9))
-
-
-@pytest.mark.parametrize("module", ["a", "b", "c/d"])
-def test_a_module_counts_that_is_reached_by_imports(package, module):
-    before = package_key(package)
-    rewrite(package / f"{module}.py", "return ", "return 1 and ")
-    assert package_key(package) != before
-    rewrite(package / f"{module}.py", "return 1 and ", "return ")
-    assert package_key(package) == before
-
-
-def test_comments_in_modules_and_modules_not_reached_do_not_count(package):
-    before = package_key(package)
-    rewrite(package / "b.py", "def g(x):", '"""Doc."""\n\n# why\ndef g(x):\n    """Doc."""')
-    rewrite(package / "e.py", "z = 1", "z = 2")
-    assert package_key(package) == before
-
-
-def test_a_package_taken_as_a_whole_counts_as_a_whole(package):
-    source = f"import {package.name}\ndef compute(config):\n    return {package.name}.e.z\n"
-    before = cell_key(source)
-    rewrite(package / "e.py", "z = 1", "z = 2")
-    assert cell_key(source) != before
-
-
-def test_a_module_edited_after_it_was_loaded_is_refused(package):
-    package_key(package)
-    os.utime(package / "b.py", (time.time() + 10,) * 2)
-    importlib.import_module(f"{package.name}.b")
-    with pytest.raises(ValueError, match=r"b\.py changed after this Python started.*restart the kernel"):
-        package_key(package)
-
-
-def test_reaching_result_does_not_reach_the_storage():
-    assert keys._imported({Result.__module__}) == ["measured.record.result"]
-
-
-# the key: parameters and data
-
-
-def test_the_key_depends_on_part_parameters_code_and_not_on_the_device(monkeypatch):
+def test_the_key_depends_on_part_parameters_code_and_not_on_the_device():
     base = key("toy/sum", CONFIG, compute)
     assert key("toy/sum", Config(rate=0.5, device="auto"), compute) == base
     assert (
@@ -328,14 +91,79 @@ def test_the_key_depends_on_part_parameters_code_and_not_on_the_device(monkeypat
     )
 
 
-def test_the_key_depends_on_the_declared_digest_of_the_data(monkeypatch):
-    class WithData(vae.Config):
-        dataset: str
+DIGESTS = {"digits": "old"}
 
-    monkeypatch.setattr(vae.data.images, "declared_digest", lambda name: f"digest of {name}")
+
+class WithData(measured.Config):
+    dataset: Annotated[str, Content(DIGESTS.get)]
+
+
+def test_the_key_depends_on_the_digest_of_the_data(monkeypatch):
     before = key("toy/sum", WithData(dataset="digits"), compute)
-    monkeypatch.setattr(vae.data.images, "declared_digest", lambda name: f"new digest of {name}")
+    monkeypatch.setitem(DIGESTS, "digits", "new")
     assert key("toy/sum", WithData(dataset="digits"), compute) != before
+
+
+class WithFiles(measured.Config):
+    scores: File
+    weights: File | None
+    several: list[File]
+    either: tuple[int, File] | int
+    named: dict[str, File]
+
+
+@pytest.mark.parametrize("name", ["scores", "weights", "several", "either", "named"])
+def test_a_file_counts_by_its_content_and_not_by_its_place(tmp_path, name, root, monkeypatch):
+    def config(folder):
+        for file in ("a", "b", "c", "d", "e", "f"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / file).write_text(file)
+        a, b, c, d, e, f = (tmp_path / folder / file for file in "abcdef")
+        return WithFiles(scores=a, weights=str(b), several=[c, d], either=(1, e), named={"x": f})
+
+    first = config("here")
+    assert set(first.data_digests()) == {"scores", "weights", "several[0]", "several[1]", "either[1]", "named[x]"}
+    before = compute_or_load("toy/sum", first, data_compute)
+    assert compute_or_load("toy/sum", config("there"), data_compute).status == "loaded"
+    value = getattr(first, name)
+    file = {"several": lambda v: v[1], "either": lambda v: v[1], "named": lambda v: v["x"]}.get(name, lambda v: v)(
+        value
+    )
+    file.write_text("changed")
+    assert key("toy/sum", first, data_compute) != before.provenance["key"]
+    (root / "results" / "toy").mkdir(parents=True)
+    before.path.rename(root / "results" / "toy" / "sum")
+    monkeypatch.setenv("VAE_RECORDS", "published")
+    with pytest.raises(ValueError, match="for another run: the data have another digest"):
+        compute_or_load("toy/sum", first, data_compute)
+    assert compute_or_load("toy/sum", config("there"), data_compute).status == "published"
+
+
+def test_without_a_file_there_is_no_digest_and_an_absent_one_is_refused(tmp_path):
+    (tmp_path / "a").touch()
+    given = {"scores": tmp_path / "a", "weights": None, "several": [], "either": 3, "named": {}}
+    config = WithFiles.load(given)
+    assert config.data_digests().keys() == {"scores"}
+    assert config.key_parameters() == {"weights": None, "several": [], "either": 3, "named": {}}
+    with pytest.raises(
+        ValueError, match="^weights must point to a file, got '.*absent'; give the path of a file that is"
+    ):
+        WithFiles.load(given | {"weights": str(tmp_path / "absent")})
+
+
+def test_a_rerun_with_other_streams_is_another_record(monkeypatch):
+    """The key of what is computed; what is hashed of parameters, data and code is the same."""
+    usual = compute_or_load("toy/sum", CONFIG, compute)
+    monkeypatch.setenv("VAE_RUN", "0")
+    assert compute_or_load("toy/sum", CONFIG, compute).status == "loaded"
+    found = set()
+    for run in ("1", "2"):
+        monkeypatch.setenv("VAE_RUN", run)
+        again = compute_or_load("toy/sum", CONFIG, compute)
+        assert again.status == "computed"
+        assert again.provenance["code"] == usual.provenance["code"]
+        found.add(again.provenance["key"])
+    assert len({*found, usual.provenance["key"]}) == 3
 
 
 # on disk
@@ -451,7 +279,7 @@ WRITER = f"""
 import sys
 import pandas as pd
 from pathlib import Path
-from vae.record import write
+from measured.record import write
 for i in range({ROUNDS}):
     write(Path(sys.argv[1]), pd.DataFrame({{"writer": [int(sys.argv[2])] * 50, "i": i}}), {{}}, {FACTS!r})
 """
@@ -489,7 +317,7 @@ def counting():
 @pytest.fixture
 def uncounted(monkeypatch):
     """Lets a test's compute count its calls, which the key rightly refuses in a notebook."""
-    monkeypatch.setattr("measured.record.keys.code_key", lambda compute: compute.__qualname__)
+    monkeypatch.setattr("measured.record.keys.code_key", lambda compute, parameters: compute.__qualname__)
 
 
 @pytest.mark.usefixtures("uncounted")
@@ -612,16 +440,12 @@ def test_a_published_record_of_another_run_is_refused(root, monkeypatch):
 
 
 def test_a_published_record_of_other_data_is_refused(root, monkeypatch):
-    class WithData(vae.Config):
-        dataset: str
-
-    monkeypatch.setattr(vae.data.images, "declared_digest", lambda name: "old")
     record = compute_or_load("toy/sum", WithData(dataset="digits"), data_compute)
     (root / "results" / "toy").mkdir(parents=True)
     record.path.rename(root / "results" / "toy" / "sum")
     monkeypatch.setenv("VAE_RECORDS", "published")
     assert compute_or_load("toy/sum", WithData(dataset="digits"), data_compute).status == "published"
-    monkeypatch.setattr(vae.data.images, "declared_digest", lambda name: "new")
+    monkeypatch.setitem(DIGESTS, "digits", "new")
     with pytest.raises(ValueError, match="for another run: the data have another digest; make it with"):
         compute_or_load("toy/sum", WithData(dataset="digits"), data_compute)
 
@@ -667,18 +491,6 @@ def test_the_commit_is_dirty_if_sources_differ_from_it_and_null_outside_git(root
     assert circumstances(CONFIG)["dirty"] is True
 
 
-def test_the_project_is_found_from_the_package_else_upward_from_here(root, tmp_path, monkeypatch):
-    assert project_root() == root
-    monkeypatch.setattr(
-        "measured.record.paths.__file__", str(tmp_path / "site-packages" / "vae" / "record" / "paths.py")
-    )
-    monkeypatch.chdir(root / "notebooks")
-    assert project_root() == root
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="no folder with pyproject.toml and notebooks/ at .* or above; go to a clone"):
-        project_root()
-
-
 def test_the_cache_is_listed_with_what_is_damaged_and_cleaned_of_what_killed_writers_left(cache):
     good = compute_or_load("toy/sum", CONFIG, compute)
     bad = compute_or_load("toy/product", CONFIG, compute)
@@ -698,27 +510,30 @@ def test_the_cache_is_listed_with_what_is_damaged_and_cleaned_of_what_killed_wri
 
 
 def stopped_once(config):
-    """Leaves a checkpoint and is stopped; called again, it goes on from there."""
-    file = checkpoint.home() / "step"
+    """Leaves something and is stopped; called again, it goes on from there."""
+    file = config.unfinished("step")
     if not file.exists():
-        checkpoint.write(file, {}, {"step": 7})
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("7")
         raise KeyboardInterrupt
-    return pd.DataFrame({"value": [checkpoint.read(file)[1]["step"]]})
+    return pd.DataFrame({"value": [int(file.read_text())]})
 
 
-def test_a_stopped_computation_goes_on_from_its_checkpoints_which_a_finished_one_has_not(cache):
+def test_a_stopped_computation_goes_on_from_what_it_left_of_which_a_finished_one_leaves_nothing(cache):
     with pytest.raises(KeyboardInterrupt):
         compute_or_load("toy/sum", CONFIG, stopped_once)
-    assert checkpoint.home() is None
+    assert CONFIG.unfinished("step") is None
     (unfinished,) = store.cached()
     assert (unfinished.part, unfinished.unfinished) == ("toy/sum", True)
     assert unfinished.size > 0
     store.discard([unfinished])
     with pytest.raises(KeyboardInterrupt):
         compute_or_load("toy/sum", CONFIG, stopped_once)
+    with pytest.raises(KeyboardInterrupt):  # another one finds nothing of it
+        compute_or_load("toy/sum", Config(rate=0.6, device="cpu"), stopped_once)
     assert compute_or_load("toy/sum", CONFIG, stopped_once).table["value"].tolist() == [7]
-    assert [record.unfinished for record in store.cached()] == [False]
-    assert not list((cache / "checkpoints").glob("*/*/*"))
+    assert sorted(record.unfinished for record in store.cached()) == [False, True]
+    assert len(list((cache / "checkpoints").glob("*/*/*"))) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_refused_with_the_remedy(tmp_path):

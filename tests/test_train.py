@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -150,8 +151,14 @@ def test_history_has_one_row_per_member_and_stretch(data):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": torch.full((N, X), math.nan)}, "data must be a finite"),
-        ({"data": torch.ones(N)}, "data must be a finite"),
+        ({"data": torch.full((N, X), math.nan)}, "data must be finite, got NaN or infinity"),
+        ({"data": torch.ones(N)}, r"data must be of shape \(N, X\), got .*; give each datum one row"),
+        (
+            {"data": np.ones((N, 1, 2, 4))},
+            rf"data must be .*, got \({N}, 1, 2, 4\); flatten images to \({N}, 8\): data.re",
+        ),
+        ({"data": torch.ones(N, X + 1)}, f"data must have as many columns as the models were built for, .*, {X + 1}"),
+        ({"data": [["a"]]}, "data must be a tensor, an array or nested numbers, got list"),
         ({"schedule": Schedule(steps=3, batch_size=N + 1)}, f"batch_size must lie between 1 and the {N}"),
         ({"frozen": ["encodr"]}, "frozen must name parts of the model, got 'encodr'"),
         ({"subsets": [torch.arange(N)]}, "subsets must have one entry per member"),

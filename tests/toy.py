@@ -2,6 +2,7 @@
 cannot import torch."""
 
 import os
+import sys
 from pathlib import Path
 
 import nbformat
@@ -27,8 +28,15 @@ name = "toy"
 [tool.measured]
 package = "arithmetic"
 command = "vae"
+check = "arithmetic:check"
 """
 ARITHMETIC = """\
+import os
+
+def check():
+    if os.environ.get("VAE_SIGN") not in (None, "+", "-"):
+        raise ValueError(f"VAE_SIGN must be + or -, got {os.environ['VAE_SIGN']!r}; unset it")
+
 def rows(steps, scale):
     return {"step": range(steps), "value": scale}
 """
@@ -60,7 +68,7 @@ table = record.compute_or_load("toy/sum", config, compute).table
 """
 CRITERIA = """\
 def positive(table, parameters):
-    return Measured(table.value.min(), 0.01, df=9).at_least(0.05)
+    return Measured(table.value.min(), 0.01, 10, "the least", "", df=9).at_least(0.05)
 
 criteria = {"toy-positive": positive}
 judged = judge("toy", criteria, table, config)
@@ -101,6 +109,8 @@ def project(root: Path, monkeypatch: pytest.MonkeyPatch, **replaced: str) -> Pat
     nbformat.write(notebook(**replaced), root / "notebooks" / "toy.ipynb")
     places = [str(root), str(root / "without"), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
+    monkeypatch.syspath_prepend(root)
+    monkeypatch.delitem(sys.modules, "arithmetic", raising=False)
     monkeypatch.setenv("VAE_CACHE_DIR", str(root / "cache"))
     monkeypatch.delenv("VAE_RECORDS", raising=False)
     monkeypatch.chdir(root)

@@ -16,7 +16,6 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from measured.project import project
-from measured.tables import markdown
 
 Imports = Mapping[str, set[str]]  # room -> rooms of the same package
 
@@ -201,13 +200,11 @@ def rooms(root: Path) -> Iterator[str]:
     """Every room with what it says of itself and what it imports."""
     for package in PACKAGES:
         graph = imports(root / package)
-        rows = []
-        for storey in reversed(floors(graph)):
-            for room in sorted(storey):
-                folder = "/" if (root / package / room).is_dir() else ""
-                below = ", ".join(sorted(graph[room])) or "–"
-                rows.append([f"`{package}/{room}{folder}`", sentence(root / package, room), below])
-        yield from ("", *markdown(["Room", "What it says of itself", "Imports"], rows).split("\n"), "")
+        yield from ("", f"From the top of `{package}/` down:", "")
+        for room in [room for storey in reversed(floors(graph)) for room in sorted(storey)]:
+            folder = "/" if (root / package / room).is_dir() else ".py"
+            below = f" Imports {', '.join(sorted(graph[room]))}." if graph[room] else ""
+            yield f"- `{room}{folder}`: {sentence(root / package, room)}{below}"
 
 
 class House(SphinxDirective):

@@ -4,7 +4,7 @@
 figures to choose from, one drawing at a time. Start in `marks`.
 """
 
-from measured.figures.marks import SPLIT_LINES, SPLITS, curves, label, pairs, rows, series
+from measured.figures.marks import SPLIT_LINES, SPLITS, curves, ellipse, label, pairs, rows, series
 from measured.figures.style import (
     BLUE,
     CYCLE,
@@ -38,6 +38,7 @@ __all__ = [
     "SPLIT_LINES",
     "YELLOW",
     "curves",
+    "ellipse",
     "gradient",
     "label",
     "log_axis",

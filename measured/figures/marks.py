@@ -57,9 +57,10 @@ def curves(
     (set it first), else units of x. style: of all curves. Returns (label, x, y, colour) of each curve's last point.
 
     >>> import pandas as pd
-    >>> from measured.figures import BLUE, ORANGE, SPLIT_LINES, SPLITS, curves, label, panels
-    >>> rows = [("train", "rate", 1, 3.0), ("train", "rate", 4, 1.0), ("test", "rate", 1, 2.5), ("test", "rate", 4, 0.8)]
-    >>> frame = pd.DataFrame(rows, columns=["split", "quantity", "beta", "value"]).assign(se=0.1)
+    >>> from measured.figures import ORANGE, SPLIT_LINES, SPLITS, curves, panels
+    >>> long = [("train", "rate", 1, 3.0), ("train", "rate", 4, 1.0), ("test", "rate", 1, 2.5)]
+    >>> long += [("test", "rate", 4, 0.8)]
+    >>> frame = pd.DataFrame(long, columns=["split", "quantity", "beta", "value"]).assign(se=0.1)
     >>> _, (left, right) = panels(2)
     >>> names = curves(left, frame, "beta", "split", SPLITS)  # then left.legend(), or label(left, names)
     >>> names[-1]
@@ -84,7 +85,7 @@ def curves(
     for key in product(*layers):
         mask = np.logical_and.reduce([frame[c] == value for c, value in zip(columns, key, strict=True)])
         rows = frame[mask].sort_values(x, kind="stable")
-        if "seed" in rows and rows.duplicated(x).any():
+        if "seed" in (*rows, *rows.index.names) and rows[x].duplicated().any():
             raise ValueError(f"frame must have one row for each {x} of {key}, got several seeds; pool them first")
         look = [_style(layer[value]) for layer, value in zip(layers, key, strict=True)]
         text = ", ".join(filter(None, (str(s.get("label", v)) for s, v in zip(look, key, strict=True))))
@@ -97,9 +98,9 @@ def curves(
         if dodge:
             at = at * (1 + shift) if ax.get_xscale() == "log" else at + shift
         ax.errorbar(at, rows["value"], rows["se"], **arguments)
-        last = rows["value"].last_valid_index() if rows.index.is_unique else None
-        end = rows.index.get_loc(last) if last is not None else len(rows) - 1
-        names.append((arguments["label"], _number(at[end]), float(rows["value"].iloc[end]), arguments["color"]))
+        seen = np.flatnonzero(~np.isnan(values := rows["value"].to_numpy(dtype=float)))
+        end = seen[-1] if len(seen) else -1
+        names.append((arguments["label"], _number(at[end]), float(values[end]), arguments["color"]))
     return names
 
 
@@ -123,6 +124,14 @@ def pairs(
             bars = {"xerr": part["se"][x], "yerr": part["se"][y]} if errors else {}
             arguments = {"color": INK, "marker": "o", "label": str(value)} | style | _style(look) | bars
             ax.errorbar(part["value"][x], part["value"][y], **arguments)
+
+
+def ellipse(ax: Axes, covariance: np.ndarray, mean: Sequence[float] = (0.0, 0.0), **style: Any) -> None:
+    """The one-sigma contour of a normal of two dimensions, axes of equal scale; `style` as for `Axes.plot`."""
+    angle = np.linspace(0, 2 * np.pi, 200)
+    edge = np.linalg.cholesky(covariance) @ np.stack([np.cos(angle), np.sin(angle)])
+    ax.plot(edge[0] + mean[0], edge[1] + mean[1], **style)
+    ax.set_aspect("equal")
 
 
 def rows(
@@ -209,7 +218,7 @@ def label(ax: Axes, names: Sequence[Name], *, dx: float = 7, dy: float = 0, gap:
         height = place[1] * points
         lowest = max(height, lowest + gap)
         ax.annotate(
-            text, ax.transAxes.inverted().transform(place), (dx, lowest - height + dy), xycoords="axes fraction",
+            text, tuple(ax.transAxes.inverted().transform(place)), (dx, lowest - height + dy), xycoords="axes fraction",
             textcoords="offset points", color=color, va="center", fontsize=10, annotation_clip=False,
         )  # fmt: skip
 

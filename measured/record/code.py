@@ -75,18 +75,29 @@ def code_key(compute: Callable, parameters: type[Config] = Config) -> str:
     return _Walk(compute.__module__, compute.__globals__, start, cells.methods(parameters)).key(start)
 
 
-def reached_by_source(sources: Sequence[str], packages: Sequence[str]) -> str:
-    """Hash of a notebook's code cells and of all that they reach of these packages, by content, without a kernel: what
-    can change the outputs. ValueError: a module is not there, or newer than what this Python has loaded."""
+def reached_by_sources(notebooks: Mapping[str, Sequence[str]], packages: Sequence[str]) -> dict[str, str]:
+    """Of each notebook, by name, a hash of its code cells and of all that they reach of these packages, by content,
+    without a kernel: what can change the outputs. ValueError: a module is not there, or newer than what this Python has
+    loaded."""
+    described: dict[Any, Node] = {}
     with source.counting(*packages):
-        return _Walk("", {"In": list(sources)}, CELLS, {}).key(CELLS)
+        walks = {name: _Walk("", {"In": list(cells)}, CELLS, {}, described) for name, cells in notebooks.items()}
+    return {name: walk.key(CELLS) for name, walk in walks.items()}
 
 
 class _Walk:
     """The notebook's definitions by their live values, the package's by their source."""
 
-    def __init__(self, home: str, namespace: dict[str, Any], start: Hashable, methods: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        home: str,
+        namespace: dict[str, Any],
+        start: Hashable,
+        methods: Mapping[str, Any],
+        described: dict[Any, Node] | None = None,  # of the package, by walks at the same time
+    ) -> None:
         self.home, self.namespace = home, namespace
+        described = {} if described is None else described
         self.cells = cells.cells_of(self.namespace, self.home)
         self.left_out = source.left_out()
         self.nodes: dict[Any, Node] = {}
@@ -96,7 +107,9 @@ class _Walk:
             while queue:
                 node = queue.pop()
                 if node not in self.nodes:
-                    self.nodes[node] = self._node(node)
+                    self.nodes[node] = described.get(node) or self._node(node)
+                    if isinstance(node, Name):
+                        described[node] = self.nodes[node]
                     queue += self.nodes[node][1]
             called = [Live(f) for name, f in methods.items() if name in self.attributes]
             queue = [node for node in (*called, *self._effects()) if node not in self.nodes]

@@ -131,10 +131,11 @@ def _published(wanted: dict[str, Any]) -> Record:
     record = read(folder)
     there, here = record.provenance, wanted["parameters"]
     published = {name: value for name, value in there["parameters"].items() if name not in Config.NOT_IN_KEY}
+    files = {where.partition("[")[0] for where in wanted["data"]}  # wherever they are
     differ = [
         f"{name} is {published.get(name)!r} there, {here.get(name)!r} here"
         for name in {**here, **published}
-        if published.get(name) != here.get(name)
+        if published.get(name) != here.get(name) and (name in here or name not in files)
     ]
     if there["data"] != wanted["data"]:
         differ.append("the data have another digest")

@@ -218,11 +218,16 @@ def _installed(name: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin else None
 
 
+def _beside(name: str) -> Path | None:
+    """What lies in the project's folder and is not installed, as benchmarks/."""
+    folder = project().root / name
+    return next((path for path in (folder / "__init__.py", folder.with_suffix(".py")) if path.exists()), None)
+
+
 def _path(name: str) -> Path | None:
     """The file of a module, or the folder of a package without a file; None where there is neither."""
     top, *inner = name.split(".")
-    beside = project().root / top  # not installed, as benchmarks/
-    path = _installed(top) or next((p for p in (beside / "__init__.py", beside.with_suffix(".py")) if p.exists()), None)
+    path = _installed(top) or _beside(top)
     if not inner or path is None:
         return path
     if path.name != "__init__.py":

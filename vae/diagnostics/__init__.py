@@ -1,5 +1,7 @@
 """What a trained model does, in numbers. Start in `information`: rate, information and activity of latents."""
 
+from vae.diagnostics.bound import bound_of, likelihood_bounds
+from vae.diagnostics.decoder import direction_lengths, residual_threshold, with_best_variance
 from vae.diagnostics.information import (
     Estimate,
     active,
@@ -11,6 +13,7 @@ from vae.diagnostics.information import (
     lagrangian,
     mutual_information,
     pointwise_information,
+    posteriors,
     rate_and_distortion,
     rate_per_dim,
     variance_in_nats,
@@ -21,13 +24,19 @@ __all__ = [
     "active",
     "active_units",
     "aggregate_kl",
+    "bound_of",
     "decoded_draws",
+    "direction_lengths",
     "information_of",
     "information_per_dim",
     "lagrangian",
+    "likelihood_bounds",
     "mutual_information",
     "pointwise_information",
+    "posteriors",
     "rate_and_distortion",
     "rate_per_dim",
+    "residual_threshold",
     "variance_in_nats",
+    "with_best_variance",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor
 from vae.check import Numbers, floats, number, rows, tensors, whole
 from vae.gaussian import LOG_2PI, DiagonalGaussian, logmeanexp
 from vae.models.ensemble import Ensemble
+from vae.models.networks import check_diagonal
 from vae.models.vae import VAE
 from vae.noise import draw, generator
 
@@ -54,6 +55,12 @@ def lagrangian(
     found = ensemble.map_rows(f, x, draw(0, purpose, len(x), n_draws, ensemble.latent_dim(x)))
     beta = ensemble.column("beta", torch.float64).cpu()[:, None]
     return found | {"F": found["rate"] + found["distortion"] / (2 * beta * noise_variance)}
+
+
+def posteriors(ensemble: Ensemble, x: Tensor) -> DiagonalGaussian:
+    """q(z|x) of every member for data x (N, X): mean and log_var (E, N, Z), on the CPU in float64. ValueError: they are
+    not diagonal."""
+    return DiagonalGaussian(**ensemble.map_rows(lambda model, x: check_diagonal(model.encode(x))._asdict(), x))
 
 
 def rate_per_dim(q: DiagonalGaussian) -> Tensor:

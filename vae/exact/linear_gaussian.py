@@ -193,6 +193,16 @@ def learned_noise_variance(eigenvalues: Numbers, beta: float, latent_dim: int) -
     raise AssertionError("h has a zero unless the objective is unbounded")
 
 
+def learned_linear_vae(eigenvalues: Numbers, beta: float, latent_dim: int) -> LinearVAE | None:
+    """`linear_vae` with the decoder variance that is best along with the weights (`learned_noise_variance`); None where
+    the objective is unbounded, so that there is no optimum."""
+    try:
+        noise_variance = learned_noise_variance(eigenvalues, beta, latent_dim)
+    except ValueError:
+        return None
+    return linear_vae(eigenvalues, beta, noise_variance, latent_dim)
+
+
 class ScalarChannel(NamedTuple):
     """The best q = N(k x, s2) for a fixed scalar decoder; see `scalar_channel`."""
 
@@ -237,6 +247,14 @@ def principal_axes(x: Numbers) -> PrincipalAxes:
     mean, covariance = _moments(finite_rows("x", x))
     values, axes = torch.linalg.eigh(covariance)
     return PrincipalAxes(values.flip(0).clamp(min=0), axes.flip(1), mean)
+
+
+def sigma_points(axes: PrincipalAxes) -> Tensor:
+    """Data (2X, X) that have exactly this mean and 1/N covariance, which is all that a linear model sees of any data:
+    mean +- sqrt(X lambda_i) along each axis (Julier & Uhlmann 1997)."""
+    values, vectors, mean = tensors("axes", axes)
+    offsets = (len(values) * values).sqrt()[:, None] * vectors.mT
+    return torch.cat([mean + offsets, mean - offsets])
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

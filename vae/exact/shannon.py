@@ -41,6 +41,11 @@ class RatePoint(NamedTuple):
         """The certified lower bound on R at `distortion`, nats."""
         return self.rate - self.gap
 
+    @property
+    def lagrangian(self) -> Tensor:
+        """R + slope D, nats: what is least at this slope."""
+        return self.rate + self.slope * self.distortion
+
 
 def _numbers(name: str, values: Numbers, zero: bool = False) -> Tensor:
     """Numbers as float64 on the CPU; positive (or zero, if that is legal) and finite."""
@@ -117,6 +122,15 @@ def gaussian_rate_distortion(
         converged=torch.ones_like(asked, dtype=torch.bool),
         iterations=torch.zeros_like(asked, dtype=torch.int64),
     )
+
+
+def bottleneck(eigenvalues: Numbers, theta: Numbers, latent_dim: int) -> tuple[Tensor, Tensor]:
+    """Rate, nats, and distortion of the best linear code with `latent_dim` latents for a Gaussian source, at the water
+    levels theta (S,): Shannon's for the largest eigenvalues, while the others keep all of theirs. (S,) each."""
+    latent_dim, level = whole("latent_dim", latent_dim), _numbers("theta", theta)
+    spectrum, shannon = spectrum_of(eigenvalues), gaussian_rate_distortion(eigenvalues, theta=level)
+    left_out = (spectrum[latent_dim:] - level[:, None]).clamp(min=0).sum(1)
+    return 0.5 * (spectrum[:latent_dim] / level[:, None]).clamp(min=1).log().sum(1), shannon.distortion + left_out
 
 
 def blahut_arimoto(

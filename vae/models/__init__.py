@@ -9,6 +9,7 @@ from vae.models.ensemble import Ensemble, stack
 from vae.models.likelihoods import BernoulliLikelihood, DiagonalGaussianLikelihood, GaussianLikelihood, Likelihood
 from vae.models.multirate import MultiRateVAE
 from vae.models.networks import CommittedEncoder, LinearEncoder, MaskedLinear, MLPEncoder, linear, mlp
+from vae.models.pruning import linear_cost, pruned
 from vae.models.vae import VAE, Model, linear_vae_model, mlp_vae
 
 __all__ = [
@@ -28,8 +29,10 @@ __all__ = [
     "MultiRateVAE",
     "SkipDecoder",
     "linear",
+    "linear_cost",
     "linear_vae_model",
     "mlp",
     "mlp_vae",
+    "pruned",
     "stack",
 ]

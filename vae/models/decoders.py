@@ -20,7 +20,7 @@ from torch.nn.utils import skip_init
 
 from vae.models.likelihoods import BernoulliLikelihood
 from vae.models.networks import MaskedLinear, linear, mlp
-from vae.models.vae import VAE, check_generative
+from vae.models.vae import Encoded, Reads, check_generative
 
 
 class MADE(nn.Module):
@@ -31,7 +31,7 @@ class MADE(nn.Module):
     random. ValueError: no hidden layer, or fewer than two pixels.
     """
 
-    reads = "past"
+    reads: Reads = "past"
 
     def __init__(self, z_dim: int, x_dim: int, hidden: Sequence[int], generator: Generator) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class SkipDecoder(nn.Module):
     Such skips carry x around z. Those of Dieng et al. 2019 ("skip models") carry z, and are the opposite.
     """
 
-    reads = "input"
+    reads: Reads = "input"
 
     def __init__(
         self, z_dim: int, x_dim: int, hidden: Sequence[int], generator: Generator, n_features: int | None = None
@@ -104,7 +104,7 @@ class FiLMDecoder(nn.Module):
     is then positive with no information in z.
     """
 
-    reads = "input"
+    reads: Reads = "input"
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ def _linear_map(n_in: int, n_out: int, generator: Generator) -> nn.Linear:
     return layer
 
 
-def sampled_pixels(model: VAE, z: Tensor, uniform: Tensor) -> Tensor:
+def sampled_pixels(model: Encoded, z: Tensor, uniform: Tensor) -> Tensor:
     """x ~ p(x|z) of a Bernoulli model, in its dtype: z (..., Z) and uniform numbers (..., X) in [0, 1) -> (..., X).
 
     One pass for a decoder that reads z alone; X passes, pixel by pixel, for an autoregressive one (ancestral sampling).

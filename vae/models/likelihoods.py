@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from vae.check import positive
+from vae.check import Numbers, positive, tensor
 from vae.gaussian import LOG_2PI
 
 
@@ -32,7 +32,7 @@ class GaussianLikelihood(nn.Module):
         """E[x|z] from the decoder's output."""
         return out
 
-    def check(self, x: Tensor) -> None:
+    def check(self, x: Numbers) -> None:
         """Any real data will do."""
 
 
@@ -52,7 +52,7 @@ class DiagonalGaussianLikelihood(nn.Module):
         """E[x|z] from the decoder's output."""
         return out
 
-    def check(self, x: Tensor) -> None:
+    def check(self, x: Numbers) -> None:
         """Any real data will do."""
 
 
@@ -69,11 +69,12 @@ class BernoulliLikelihood(nn.Module):
         """E[x|z] from the decoder's output."""
         return out.sigmoid()
 
-    def check(self, x: Tensor) -> None:
+    def check(self, x: Numbers) -> None:
         """Raises ValueError for data outside [0, 1]."""
-        if x.min() < 0 or x.max() > 1:
+        low, high = (float(bound) for bound in tensor("data", x).aminmax())
+        if not (low >= 0 and high <= 1):  # NaN is neither
             raise ValueError(
-                f"data must lie in [0, 1] for a Bernoulli decoder, got [{float(x.min()):g}, {float(x.max()):g}]; "
+                f"data must lie in [0, 1] for a Bernoulli decoder, got [{low:g}, {high:g}]; "
                 "rescale it, or use a Gaussian decoder"
             )
 

@@ -50,10 +50,18 @@ class GatedMLP(nn.Module):
 
 @dataclass(frozen=True)
 class AtBeta:
-    """A `MultiRateVAE` at given betas: what the objectives ask of a model."""
+    """A `MultiRateVAE` at given betas, as a model (`vae.models.vae.Encoded`)."""
 
     model: MultiRateVAE
     log_beta: Tensor  # (B, 1), or (1, 1) for all data
+
+    is_generative = True
+    decoder_reads = None
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The network's."""
+        return self.model.likelihood
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
         """q(z|x) for x (B, X)."""
@@ -64,9 +72,13 @@ class AtBeta:
         """The likelihood's parameters (K, B, X) for z (K, B, Z)."""
         return self.model.decoder(z, self.log_beta)
 
+    def output(self, x: Tensor, z: Tensor) -> Tensor:
+        """The same: the decoder reads z alone."""
+        return self.decoder(z)
+
     def log_lik(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x|z), nats: x (B, X), z (K, B, Z) -> (K, B)."""
-        return self.model.likelihood.log_prob(x, self.decoder(z))
+        return self.likelihood.log_prob(x, self.decoder(z))
 
 
 class MultiRateVAE(nn.Module):
@@ -75,6 +87,8 @@ class MultiRateVAE(nn.Module):
     Trained on a minibatch whose rows have betas of their own. At each beta its prior is N(0, I) and its encoder's
     covariance diagonal.
     """
+
+    likelihood: Likelihood
 
     def __init__(
         self, x_dim: int, hidden: Sequence[int], z_dim: int, likelihood: Likelihood, generator: Generator

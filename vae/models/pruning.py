@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from vae.gaussian import DiagonalGaussian
 from vae.models.ensemble import Ensemble
 from vae.models.likelihoods import Likelihood
 from vae.models.networks import check_diagonal
+from vae.models.vae import Encoded, Reads
 
 
 class Pruned(nn.Module):
@@ -26,11 +28,12 @@ class Pruned(nn.Module):
     that the decoder makes of it.
     """
 
+    model: Encoded
     keep: Tensor
 
-    def __init__(self, model: nn.Module, keep: Tensor) -> None:
+    def __init__(self, model: Encoded, keep: Tensor) -> None:
         super().__init__()
-        self.model: Any = model  # a VAE, or one pruned before
+        self.model = model  # a VAE, or one pruned before
         self.register_buffer("keep", keep)
 
     @property
@@ -43,10 +46,19 @@ class Pruned(nn.Module):
         """The VAE's."""
         return self.model.is_generative
 
+    @property
+    def decoder_reads(self) -> Reads | None:
+        """The VAE's."""
+        return self.model.decoder_reads
+
     def encode(self, x: Tensor) -> DiagonalGaussian:
         """q(z|x) for x (B, X), in pruned latents N(0, 1)."""
         mean, log_var = check_diagonal(self.model.encode(x))
         return DiagonalGaussian(mean * self.keep, log_var * self.keep)
+
+    def output(self, x: Tensor, z: Tensor) -> Tensor:
+        """The VAE's, without the pruned latents."""
+        return self.model.output(x, z * self.keep)
 
     def log_lik(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x|z), nats: x (B, X), z (K, B, Z) -> (K, B); pruned latents have no part in it."""
@@ -84,9 +96,16 @@ def pruned(ensemble: Ensemble, keep: Tensor | np.ndarray, *, allow_empty: bool =
             f"{dict(ensemble.members[empty[0]])}; lower the threshold, or pass allow_empty=True to measure what is left"
         )
     buffers = {f"model.{name}": b.clone() for name, b in ensemble.buffers.items()}
+    bare: Any = copy.deepcopy(ensemble.model)
     return replace(
         ensemble,
-        model=Pruned(copy.deepcopy(ensemble.model), torch.empty(keep.shape[-1], device="meta")),
+        model=Pruned(bare, torch.empty(keep.shape[-1], device="meta")),
         params={f"model.{name}": p.clone() for name, p in ensemble.params.items()},
         buffers=buffers | {"keep": keep.to(ensemble.device, ensemble.dtype)},
     )
+
+
+def linear_cost(rate: np.ndarray) -> np.ndarray:
+    """By how many nats the ELBO of an optimal linear VAE falls when a latent of that `rate` (nats, any shape) is pruned:
+    (exp(2 rate) - 1 - 2 rate) / 2, nearly its square where it is small (book/latent_dimension)."""
+    return 0.5 * (np.expm1(2 * rate) - 2 * rate)

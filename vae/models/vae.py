@@ -3,20 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
+from vae.check import one_of
 from vae.gaussian import Gaussian
 from vae.models.likelihoods import GaussianLikelihood, Likelihood
 from vae.models.networks import LinearEncoder, MLPEncoder, mlp
 from vae.noise import generator
 
+Reads = Literal["past", "input"]  # what of x a decoder reads beside z; see `vae.models.decoders`
+
+
+@runtime_checkable
+class Reading(Protocol):
+    """A decoder that reads x beside z: it says what of it, and is called with (z, x)."""
+
+    reads: Reads
+
 
 class Model(Protocol):
-    """What the objectives ask of a model: `log_lik(x (B, X), z (K, B, Z)) -> (K, B)`."""
+    """What estimates of log p(x) ask of a model, whatever it is made of; the prior is N(0, I)."""
 
-    def log_lik(self, x: Tensor, z: Tensor) -> Tensor: ...
+    @property
+    def is_generative(self) -> bool:
+        """Whether there is a p(x): False if the decoder reads the x that it is to explain."""
+
+    def log_lik(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x|z), nats: x (B, X), z (K, B, Z) -> (K, B)."""
+
+
+class Encoded(Model, Protocol):
+    """What everything else asks of one: a `VAE`, a pruned one, a `MultiRateVAE` at some beta."""
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """What the decoder's output says of x."""
+
+    @property
+    def decoder_reads(self) -> Reads | None:
+        """What of x the decoder reads beside z."""
+
+    def encode(self, x: Tensor) -> Gaussian:
+        """q(z|x) for x (B, X)."""
+
+    def output(self, x: Tensor, z: Tensor) -> Tensor:
+        """The decoder's output (K, B, X), which it makes of z (K, B, Z) and of what it reads of x (B, X)."""
 
 
 class VAE(nn.Module):
@@ -24,8 +57,12 @@ class VAE(nn.Module):
     arXiv:1312.6114.
     """
 
+    likelihood: Likelihood
+
     def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
+        if isinstance(decoder, Reading):
+            one_of("decoder.reads", decoder.reads, get_args(Reads))
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
 
     def encode(self, x: Tensor) -> Gaussian:
@@ -33,9 +70,9 @@ class VAE(nn.Module):
         return self.encoder(x)
 
     @property
-    def decoder_reads(self) -> str | None:
+    def decoder_reads(self) -> Reads | None:
         """What of x the decoder reads beside z: None, "past" or "input" (see `vae.models.decoders`)."""
-        return getattr(self.decoder, "reads", None)
+        return self.decoder.reads if isinstance(self.decoder, Reading) else None
 
     @property
     def is_generative(self) -> bool:
@@ -55,9 +92,14 @@ class VAE(nn.Module):
         return f(self, *args)
 
 
-def check_generative(model: object, purpose: str) -> None:
+def check_generative(model: Model, purpose: str) -> None:
     """Raises ValueError unless `model` has a p(x), which is needed to `purpose`."""
-    if not getattr(model, "is_generative", True):
+    if not hasattr(model, "is_generative"):
+        raise ValueError(
+            f"model must say whether it has a p(x) to {purpose}, got a {type(model).__name__} without `is_generative`; "
+            "set it to True, unless the decoder reads x itself"
+        )
+    if not model.is_generative:
         raise ValueError(
             f"model must have a p(x) to {purpose}, got one whose decoder reads x itself, so that its ELBO bounds "
             "log p(x|h(x)), which is not comparable; use a decoder of z alone, or an autoregressive one"

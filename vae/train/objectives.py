@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vae.check import one_of, whole
+from vae.exact.linear_gaussian import expected_log_lik
 from vae.gaussian import LOG_2PI, DiagonalGaussian, Gaussian, logmeanexp
 from vae.models.multirate import MultiRateVAE, spread
 from vae.models.vae import VAE, Model, check_generative
@@ -60,6 +62,21 @@ def beta_elbo(model: VAE, x: Tensor, eps: Tensor, member: Mapping[str, Any]) -> 
     return elbo(terms(model, x, model.encode(x), eps), member.get("beta", 1.0))
 
 
+def exact_beta_elbo(model: Any, x: Tensor, eps: Tensor | None, member: Mapping[str, Any]) -> Tensor:
+    """`beta_elbo` of a linear VAE (`vae.models.linear_vae_model`), nats (B,), without sampling: the expectation over z
+    is in closed form, and `eps` is not used. The decoder's variance is the member's "noise_variance" where it declares
+    one, else the model's own."""
+    q, layer = model.encode(x), model.decoder[0]
+    noise = member["noise_variance"] if "noise_variance" in member else model.likelihood.log_variance.exp()
+    log_lik = expected_log_lik(layer.weight, noise, x, q, layer.bias)
+    return log_lik - member.get("beta", 1.0) * q.kl_to_standard_normal()
+
+
+def importance_weighted(model: VAE, x: Tensor, eps: Tensor, member: Mapping[str, Any]) -> Tensor:
+    """The objective of importance-weighted autoencoders, `iwae` of all samples K, nats (B,)."""
+    return iwae(terms(model, x, model.encode(x), eps))
+
+
 def multirate_elbo(model: MultiRateVAE, x: Tensor, eps: Tensor, member: Mapping[str, Any]) -> Tensor:
     """The objective of one network for all betas, nats (B,): the minibatch is spread evenly over log beta from the
     member's "low" to its "high". Bae et al. 2023, arXiv:2212.03905."""
@@ -72,6 +89,47 @@ def weighted_elbo(model: VAE, x: Tensor, eps: Tensor, member: Mapping[str, Any])
     is written; the beta that it trains with is the ratio of its weights."""
     t = terms(model, x, model.encode(x), eps)
     return member["log_lik_weight"] * t.log_px_z.mean(0) - member["kl_weight"] * t.kl
+
+
+def losses_in_code(likelihood: str, x_dim: int, z_dim: int) -> dict[str, tuple[float, float]]:
+    """Losses as they are found in code for a "gaussian" or "bernoulli" decoder of x_dim pixels and z_dim latents, by
+    name: the weights that each gives to the log-likelihood and to the KL, both in sums, for `weighted_elbo`. Squared
+    errors are in units of the Gaussian log-likelihood at variance 1, so that the second over the first is beta, or
+    beta times the variance, as `vae.exact.linear_gaussian.collapse_threshold` has it.
+
+    >>> losses_in_code("gaussian", 64, 4)["MSE + KL mean"]
+    (0.03125, 0.25)
+    """
+    one_of("likelihood", likelihood, ("gaussian", "bernoulli"))
+    x_dim, z_dim = whole("x_dim", x_dim), whole("z_dim", z_dim)
+    if likelihood == "bernoulli":
+        return {
+            "BCE summed + KL": (1.0, 1.0),
+            "BCE mean over pixels + KL": (1.0 / x_dim, 1.0),
+            "BCE mean + KL mean": (1.0 / x_dim, 1.0 / z_dim),
+        }
+    return {
+        "SSE + KL": (2.0, 1.0),
+        "SSE / 2 + KL": (1.0, 1.0),
+        "MSE + KL": (2.0 / x_dim, 1.0),
+        "MSE + KL mean": (2.0 / x_dim, 1.0 / z_dim),
+    }
+
+
+def weights_of(
+    reduction: Callable[[Tensor, Tensor], Tensor], batch_size: int, x_dim: int, z_dim: int
+) -> tuple[float, float]:
+    """What an objective as code has it weighs, for `weighted_elbo`: one datum's log-likelihood and minus its KL, in
+    units of their mean over the minibatch. The second over the first is the beta that it hides.
+
+    reduction: of the log-likelihood of each dimension (B, X) and the KL of each latent (B, Z), linear in both.
+
+    >>> weights_of(lambda log_lik, kl: log_lik.mean() - kl.sum(1).mean(), batch_size=4, x_dim=64, z_dim=2)
+    (0.015625, 1.0)
+    """
+    log_lik, kl = torch.zeros(batch_size, x_dim), torch.zeros(batch_size, z_dim)
+    by_log_lik, by_kl = torch.func.grad(reduction, argnums=(0, 1))(log_lik, kl)
+    return batch_size * float(by_log_lik[0, 0]), -batch_size * float(by_kl[0, 0])
 
 
 def log_px(model: Model, x: Tensor, q: Gaussian, eps: Tensor) -> Tensor:
@@ -120,6 +178,17 @@ def annealing(progress: float | Tensor, cycles: float | Tensor = 1, rise: float 
     at = torch.as_tensor(progress) * cycles
     phase = (at - (at + 1e-6).floor()).clamp(min=0)  # rounding would else delay a cycle's start by a step
     return torch.where(phase < rise, phase / rise, torch.ones_like(phase))
+
+
+def remedied_elbo(model: VAE, x: Tensor, eps: Tensor, member: Mapping[str, Any]) -> Tensor:
+    """The objective of remedies for collapse, as numbers of the member, nats (B,): its KL is the larger of `free_bits`
+    of "free_nats" and `minimum_rate` of "minimum_rate", its weight "beta" times `annealing` with "cycles" and "rise".
+    With 0, 0, 1, 1 and 0 for them it is the plain ELBO; members of one ensemble may have any.
+    """
+    q = model.encode(x)
+    kl = torch.maximum(free_bits(q, member["free_nats"]), minimum_rate(q, member["minimum_rate"]))
+    weight = member["beta"] * annealing(member["progress"], member["cycles"], member["rise"])
+    return elbo(terms(model, x, q, eps)._replace(kl=kl), weight)
 
 
 def _not_negative(value: float) -> bool:

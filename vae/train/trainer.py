@@ -108,9 +108,9 @@ def train(
     minibatches and the same noise `eps` (K, B, Z) (common random numbers), drawn on the CPU. `member` holds its numbers
     as 0-dim tensors, and as "progress" the part of the steps already taken, so that `annealing(member["progress"],
     member["cycles"], member["rise"])` gives each member a schedule of its own. Losses are summed over members, which
-    therefore never influence each other. `frozen` names parts that keep their parameters ("decoder"); `subsets` gives each member the
-    rows (n,) that it trains on. A member whose objective or gradient is not finite is frozen as it was; the others
-    finish, then DivergedError is raised unless `allow_divergence`.
+    therefore never influence each other. `frozen` names parts that keep their parameters ("decoder"); `subsets` gives
+    each member the rows (n,) that it trains on. A member whose objective or gradient is not finite is frozen as it was;
+    the others finish, then DivergedError is raised unless `allow_divergence`.
 
     `execution` says how it is done, by default as is fastest (see `Execution`); it changes results by rounding only
     (float64: 1e-10). The choice is logged and returned. `progress(step, steps)` counts the steps of all chunks of
@@ -266,7 +266,7 @@ def _identity(
         "schedule": asdict(schedule),
         "moving": list(moving),
         "initial parameters": _digest(start),
-        "data": _digest([rows.values]),
+        "data": f"{_digest([rows.values])} / {rows.levels}",
         "subsets": None if subsets is None else _digest(subsets),
         "objective": _digest(_said(ensemble, objective, rows, schedule, z_dim)),
         "dtype": str(rows.dtype),
@@ -277,12 +277,14 @@ def _identity(
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know: NumPy's numbers as Python's, the rest by its name."""
-    return value.item() if isinstance(value, np.generic) else str(value)
+    """What JSON does not know: the numbers of NumPy and PyTorch as Python's, the rest by its name."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else str(value)
 
 
 def _said(ensemble: Ensemble, objective: Objective, rows: Rows, schedule: Schedule, z_dim: int) -> list[Tensor]:
-    """The objective of every member at its initial parameters, for the first data and fixed noise, early and late."""
+    """The objective of every member for the first data and fixed noise, from the first step to the last at its initial
+    parameters, and at smaller and larger ones, where a bound on a term may hold that does not hold at first.
+    """
     count = min(schedule.batch_size, 32)
     x = rows.at(torch.arange(count) % len(rows.values))
     eps = torch.randn(schedule.n_samples, count, z_dim, generator=generator(0, "identity"), dtype=x.dtype)
@@ -291,12 +293,13 @@ def _said(ensemble: Ensemble, objective: Objective, rows: Rows, schedule: Schedu
     def of_one(model: Any, member: dict[str, Tensor]) -> Tensor:
         return objective(model, x, eps, member)
 
-    return [
-        ensemble.map(
-            of_one, numbers | {"progress": torch.full((len(ensemble),), at, dtype=x.dtype)}, in_dims=[0]
-        ).detach()
-        for at in (0.0, 0.3, 0.7, 1.0)
-    ]
+    def said(scale: float, progress: float) -> Tensor:
+        there = replace(ensemble, params={name: scale * p for name, p in ensemble.params.items()})
+        at = torch.full((len(ensemble),), progress, dtype=x.dtype)
+        return there.map(of_one, numbers | {"progress": at}, in_dims=[0]).detach()
+
+    places = [(1.0, step / 10) for step in range(11)] + [(scale, 0.5) for scale in (0.0, 0.1, 3.0)]
+    return [said(scale, progress) for scale, progress in places]
 
 
 def _digest(tensors: Sequence[Tensor]) -> str:

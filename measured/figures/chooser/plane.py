@@ -56,7 +56,7 @@ def posteriors(
     is not positive definite, anything not finite (log_joint may be -inf).
     """
     guesses = {"encoder": encoder, "diagonal": diagonal, "full": full}
-    _check(images, labels, z1, z2, log_joint, log_p, guesses)
+    _check(labels, z1, z2, log_joint, log_p, guesses)
     below = np.stack([log_p - q.elbo for q in guesses.values()], 1)
 
     def draw(i: int) -> Figure:
@@ -83,7 +83,8 @@ def posteriors(
         f"Grey: the likeliest {masses} of the posterior. Each ellipse holds {ELLIPSE:.0%} of its Gaussian. The "
         "amortization gap: encoder against best diagonal; the approximation gap: best diagonal against the posterior."
     )
-    return choose(stops, title="Posteriors in the plane of two latents", legend="Image", thumbnails=list(images), note=note)
+    title = "Posteriors in the plane of two latents"
+    return choose(stops, title=title, legend="Image", thumbnails=list(images), note=note)
 
 
 def plane(
@@ -120,7 +121,6 @@ def regions(z1: np.ndarray, z2: np.ndarray, log_density: np.ndarray) -> np.ndarr
 
 
 def _check(
-    images: np.ndarray,
     labels: Sequence[str],
     z1: np.ndarray,
     z2: np.ndarray,
@@ -128,39 +128,30 @@ def _check(
     log_p: np.ndarray,
     guesses: dict[str, Gaussians],
 ) -> None:
-    n = len(images)
-    if len(labels) != n:
-        raise ValueError(f"labels must be {n}, one for each image, got {len(labels)}; name each")
-    wanted = {"z1": (z1, (n, *z1.shape[1:2])), "z2": (z2, (n, *z2.shape[1:2])), "log_p": (log_p, (n,))}
-    wanted["log_joint"] = (log_joint, (n, *z1.shape[1:2], *z2.shape[1:2]))
+    n, across, up = len(labels), *z1.shape[1:2], *z2.shape[1:2]
+    wanted = {"z1": (z1, (n, across)), "z2": (z2, (n, up)), "log_p": (log_p, (n,))}
+    wanted["log_joint"] = (log_joint, (n, across, up))
     for role, q in guesses.items():
         wanted |= {f"{role}.mean": (q.mean, (n, 2)), f"{role}.covariance": (q.covariance, (n, 2, 2))}
         wanted[f"{role}.elbo"] = (q.elbo, (n,))
     for name, (array, shape) in wanted.items():
         if array.shape != shape:
-            raise ValueError(f"{name} must have shape {shape} for {n} images, got {array.shape}; see the docstring")
+            raise ValueError(f"{name} must have shape {shape} for {n} labels, got {array.shape}; see the docstring")
         bad = np.isnan(array) | (array == np.inf) if name == "log_joint" else ~np.isfinite(array)
         if bad.any():
-            raise ValueError(
-                f"{name} must be finite, got {array[bad][0]} for image {np.argwhere(bad)[0, 0]}; leave it out"
-            )
+            place = np.argwhere(bad)[0, 0]
+            raise ValueError(f"{name} must be finite, got {array[bad][0]} for image {place}; leave it out")
     for name, grid in (("z1", z1), ("z2", z2)):
         if grid.shape[1] < 3 or (np.diff(grid) <= 0).any():
             raise ValueError(f"{name} must increase over 3 points or more, got {grid.shape[1]}; sort each image's grid")
     for role, q in guesses.items():
-        if (bad := (lowest := np.linalg.eigvalsh(q.covariance)[:, 0]) <= 0).any():
-            first = np.flatnonzero(bad)[0]
-            raise ValueError(
-                f"{role}.covariance must be positive definite, got eigenvalue {lowest[first]:g} for image {first}; "
-                "pass variances, not logarithms"
-            )
+        if (least := np.linalg.eigvalsh(q.covariance)[:, 0]).min() <= 0:
+            got = f"eigenvalue {least.min():g} for image {least.argmin()}"
+            raise ValueError(f"{role}.covariance must be positive definite, got {got}; pass variances, not logarithms")
     for i, values in enumerate(log_joint):
         if np.isneginf(values).all():
             raise ValueError(f"log_joint must be above -inf somewhere, got -inf everywhere for image {i}; move z1, z2")
-        log_density = values - values.max()
-        edge = max(log_density[[0, -1]].max(), log_density[:, [0, -1]].max())
-        if edge >= regions(z1[i], z2[i], log_density)[0]:
-            raise ValueError(
-                f"z1 and z2 must hold the posterior, got a window that cuts its likeliest {MASSES[0]:.0%} "
-                f"for image {i}; widen it"
-            )
+        edge = max(values[[0, -1]].max(), values[:, [0, -1]].max()) - values.max()
+        if edge >= regions(z1[i], z2[i], values - values.max())[0]:
+            got = f"a window that cuts its likeliest {MASSES[0]:.0%} for image {i}"
+            raise ValueError(f"z1 and z2 must hold the posterior, got {got}; widen it")

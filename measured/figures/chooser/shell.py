@@ -26,6 +26,13 @@ from measured.figures.style import BLUE, GREY, INK, RED, styled
 
 MOST = 24  # stops: a finger needs room for each, and the page stays light
 INCH = 96  # CSS pixels
+LIGHT: dict[str, Any] = {  # letters stay letters, names depend on nothing but the drawing, no marks beside the grid
+    "svg.fonttype": "none",
+    "svg.hashsalt": "chooser",
+    "xtick.bottom": False,
+    "ytick.left": False,
+}
+OWN_KEYS = "data-lm-suppress-shortcuts='true'"  # else JupyterLab takes the arrow keys
 Drawing = Figure | Sequence[Figure]
 
 
@@ -33,8 +40,9 @@ class Stop(NamedTuple):
     """One thing to choose.
 
     label: its short name, read out by screen readers ("β = 0.4"). drawing: a Figure, several that stand side by side
-    where there is room (3.6 inches are a phone's width), or a function of no argument that draws them, which is called
-    in the house style; a last one that is the same for all stops is on the page once, below. sentence: what the drawing shows, in words, for those who do not see it; it stands above it.
+    where there is room (3.6 inches are a phone's width), or a function without arguments that returns them, called in
+    the house style; of several, a last one that is the same at all stops is on the page once, below. sentence: what
+    the drawing shows, in words, for those who do not see it; it stands above it.
     """
 
     label: str
@@ -56,7 +64,7 @@ class Chooser:
 
 
 def choose(
-    stops: Sequence[Stop | tuple[str, Any, str]],
+    stops: Sequence[tuple[str, Drawing | Callable[[], Drawing], str]],
     *,
     title: str,
     legend: str,
@@ -66,9 +74,9 @@ def choose(
 ) -> Chooser:
     """Drawings of which one is in sight, chosen by small pictures or, without `thumbnails`, by a slider.
 
-    stops: 2 to 24, in the order in which they are chosen; each drawing becomes SVG or PNG, whichever is lighter. title:
-    what it is, for screen readers. legend: what is chosen ("Image", "β"). thumbnails: an image (H, W) for each stop, 0
-    white to 1 black. first: the stop that is chosen at first. note: a sentence below, true of all stops.
+    stops: 2 to 24 `Stop`s, in the order in which they are chosen; each drawing becomes SVG or PNG, whichever is
+    lighter. title: what it is, for screen readers. legend: what is chosen ("Image", "β"). thumbnails: an image (H, W)
+    for each stop, 0 white to 1 black. first: the stop that is chosen at first. note: below, true of all stops.
 
     HTML and CSS alone: no script, nothing fetched, so it works from a file, in a stored notebook and without a kernel.
     Choices are form elements, which browsers let people reach by keyboard and read out. What is chosen is printed. A
@@ -89,22 +97,40 @@ def choose(
     ValueError: too few or too many stops, labels that do not differ, a stop without a drawing, a thumbnail outside
     [0, 1] or not one for each stop, a first stop that is not there.
     """
-    stops = [Stop(*stop) for stop in stops]
-    _check(stops, thumbnails, first)
-    drawings, pictures = [], []
-    for stop in stops:
-        vectors, pixels = _drawn(stop)
-        drawings.append(vectors)
-        pictures.append(pixels)
-    last = [tags[-1] for tags in drawings]
-    common = last[0] if len(set(last)) == 1 and min(map(len, drawings)) > 1 else ""
-    if common:
-        drawings = [tags[:-1] for tags in drawings]
-    lines = [f"{stop.label}: {stop.sentence}" for stop in stops]
+    named = [Stop(*stop) for stop in stops]
+    labels = [stop.label for stop in named]
+    _check(labels, thumbnails, first)
+    drawings, pictures = map(list, zip(*map(_drawn, named), strict=True))
+    last = {tags[-1] for tags in drawings}
+    common = last.pop() if len(last) == 1 and min(map(len, drawings)) > 1 else ""
+    parts = ["".join(tags[:-1] if common else tags) for tags in drawings]
     small = [_png(Image.fromarray(np.rint(255 * (1 - np.asarray(i))).astype(np.uint8))) for i in thumbnails]
-    name = "chooser-" + hashlib.sha256("".join([*lines, *map("".join, drawings), *small]).encode()).hexdigest()[:10]
-    html = _page(name, stops, drawings, common, small, title, legend, first, note)
-    return Chooser(html, _sheet([stop.label for stop in stops], pictures), "\n".join(lines))
+    text = "\n".join(f"{stop.label}: {stop.sentence}" for stop in named)
+    name = "chooser-" + hashlib.sha256("".join([title, text, *parts, *small]).encode()).hexdigest()[:10]
+
+    choices, shown = [], []
+    for i, (label, sentence, part) in enumerate(zip(labels, (stop.sentence for stop in named), parts, strict=True)):
+        button = f"<input type='radio' name='{name}' id='{name}-{i}' {OWN_KEYS}{' checked' if i == first else ''}"
+        if small:
+            face = f"<img alt='' width='36' height='36' src='{small[i]}'><span>{escape(label)}</span>"
+            choices.append(f"<label>{button}>{face}</label>")
+            head = f"<p><b>{escape(label)}</b></p>"
+        else:
+            choices.append(f"<label>{button} aria-label='{escape(label)}'></label>")
+            before, after = _step(name, i - 1, len(stops), "◀"), _step(name, i + 1, len(stops), "▶")
+            head = f"<p class='steps'>{before}<b>{escape(label)}</b>{after}</p>"
+        said = f"<p class='said'>{escape(sentence)}</p>"
+        shown.append(f"<div class='stop'>{head}{said}<div class='drawing'>{part}</div></div>")
+    ends = f"<p class='ends' aria-hidden='true'><span>{escape(labels[0])}</span><span>{escape(labels[-1])}</span></p>"
+    html = (
+        f"<div class='chooser' id='{name}' role='figure' aria-label='{escape(title)}'>"
+        f"<style>{_style(name, len(stops))}</style>"
+        "<p class='plain'>To choose, run this cell or trust the notebook.</p>"
+        f"<fieldset class='{'pictures' if small else 'slider'}'><legend>{escape(legend)}</legend>{''.join(choices)}"
+        f"</fieldset>{'' if small else ends}<div aria-live='polite'>{''.join(shown)}</div>"
+        f"<div class='drawing'>{common}</div><p>{escape(note)}</p></div>"
+    )
+    return Chooser(html, _sheet(labels, pictures), text)
 
 
 def number(value: float, places: int) -> str:
@@ -112,45 +138,38 @@ def number(value: float, places: int) -> str:
     return f"{value:.{places}f}".replace("-", "−")
 
 
-def _check(stops: Sequence[Stop], thumbnails: Sequence[np.ndarray], first: int) -> None:
-    if not 2 <= len(stops) <= MOST:
-        raise ValueError(f"stops must be 2 to {MOST}, got {len(stops)}; leave some out, or add some")
-    labels = [stop.label for stop in stops]
-    if len(set(labels)) != len(labels):
-        twice = next(label for label in labels if labels.count(label) > 1)
-        raise ValueError(f"stops must have labels that differ, got {twice!r} twice; print more digits, or number them")
-    if not 0 <= first < len(stops):
-        raise ValueError(f"first must be 0 to {len(stops) - 1}, got {first}; it is the place of a stop")
-    if len(thumbnails) not in (0, len(stops)):
-        raise ValueError(f"thumbnails must be {len(stops)}, one for each stop, got {len(thumbnails)}")
+def _check(labels: Sequence[str], thumbnails: Sequence[np.ndarray], first: int) -> None:
+    if not 2 <= len(labels) <= MOST:
+        raise ValueError(f"stops must be 2 to {MOST}, got {len(labels)}; leave some out, or add some")
+    if twice := [label for label, times in Counter(labels).items() if times > 1]:
+        raise ValueError(
+            f"stops must have labels that differ, got {twice[0]!r} twice; print more digits, or number them"
+        )
+    if not 0 <= first < len(labels):
+        raise ValueError(f"first must be 0 to {len(labels) - 1}, got {first}; it is the place of a stop")
+    if len(thumbnails) not in (0, len(labels)):
+        raise ValueError(f"thumbnails must be {len(labels)}, one for each stop, got {len(thumbnails)}")
     for image in thumbnails:
-        if np.ndim(image) != 2 or not (np.isfinite(image).all() and np.min(image) >= 0 and np.max(image) <= 1):
-            raise ValueError(f"thumbnails must be images (H, W) in [0, 1], got shape {np.shape(image)}; rescale them")
-
-
-LIGHT = {  # to draw with: letters as letters, names that depend on nothing but the drawing, no marks beside the grid
-    "svg.fonttype": "none",
-    "svg.hashsalt": "chooser",
-    "xtick.bottom": False,
-    "ytick.left": False,
-}
+        if np.ndim(image) != 2 or not (np.min(image) >= 0 and np.max(image) <= 1):
+            raise ValueError(
+                f"thumbnails must be (H, W) in [0, 1], got shape {np.shape(image)}; reshape or rescale them"
+            )
 
 
 def _drawn(stop: Stop) -> tuple[list[str], list[Image.Image]]:
     """A stop's figures: as HTML, and as pictures of two pixels to one of CSS."""
     tags, pictures = [], []
     with styled():
-        mpl.rcParams.update(LIGHT)
+        mpl.rcParams.update(LIGHT)  # type: ignore[arg-type]
         drawing = stop.drawing() if callable(stop.drawing) else stop.drawing
         for figure in [drawing] if isinstance(drawing, Figure) else drawing:
             figure.set_dpi(2 * INCH)
             (canvas := FigureCanvasAgg(figure)).draw()
-            picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+            pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
             figure.set_layout_engine("none")  # it is settled
-            address = min(_vectors(figure), _png(_few(picture)), key=len)
+            address = min(_vectors(figure), _png(pictures[-1]), key=len)
             width, height = (round(INCH * float(side)) for side in figure.get_size_inches())
             tags.append(f"<img alt='' width='{width}' height='{height}' src='{address}'>")
-            pictures.append(picture)
             plt.close(figure)
     if not tags:
         raise ValueError(f"stops must have a drawing each, got none for {stop.label!r}; return its figure")
@@ -162,18 +181,20 @@ def _vectors(figure: Figure) -> str:
     drawn = io.StringIO()
     FigureCanvasSVG(figure).print_svg(drawn, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", drawn.getvalue(), flags=re.S)
-    svg = re.sub(r"data:image/png;base64,([\w+/=\s]+)", _lighter, svg)
+    svg = re.sub(
+        r"data:image/png;base64,([\w+/=\s]+)", lambda one: _png(Image.open(_bytes(one[1])).convert("RGB")), svg
+    )
     svg = re.sub(r'(?<= )(d|x|y)="([^"]*)"', lambda one: f'{one[1]}="{_rounded(one[2])}"', svg)
     svg = re.sub(r'(<g) id="[^"]*"| transform="rotate\(-?0 [^"]*"', r"\1", re.sub(r"\s+", " ", svg))
-    styles = Counter(re.findall(r'style="([^"]*)"', svg))
-    for k, (style, times) in enumerate(styles.items()):
+    svg = re.sub('clip-path="([^"]*)" style="', r'style="clip-path: \1; ', svg)
+    for k, (style, times) in enumerate(Counter(re.findall(r'style="([^"]*)"', svg)).items()):
         if times > 1:  # said once, by name
             svg = svg.replace(f'style="{style}"', f'class="c{k}"').replace("</style>", f".c{k}{{{style}}}</style>", 1)
-    svg = re.sub("(?<=[:;]) (?=[^<]*[}\"])", "", svg).replace("> <", "><").strip()
+    svg = re.sub('(?<=[:;]) (?=[^<]*[}"])', "", svg).replace("> <", "><").strip()
     nested = ""
     while svg != nested:  # groups that say nothing
         nested, svg = svg, re.sub("<g/>|<g>((?:(?!</?g[ >]).)*)</g>", r"\1", svg)
-    return "data:image/svg+xml," + quote(svg, safe=" \"<>=:/;,.()!*-_+@?[]{}~")
+    return "data:image/svg+xml," + quote(svg, safe=' "<>=:/;,.()!*-_+@?[]{}~')
 
 
 def _rounded(path: str) -> str:
@@ -189,88 +210,45 @@ def _rounded(path: str) -> str:
     return short
 
 
-def _lighter(found: re.Match[str]) -> str:
-    return _png(_few(Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGB")))
+def _bytes(base64_text: str) -> io.BytesIO:
+    return io.BytesIO(base64.b64decode(base64_text))
 
 
 def _png(image: Image.Image) -> str:
+    return "data:image/png;base64," + base64.b64encode(_few(image)).decode()
+
+
+def _few(image: Image.Image) -> bytes:
+    """A PNG in grey or else in few colours. The octree keeps a colour that is rare, such as that of one dot."""
+    grey = image.convert("L")
+    alike = image == grey or image == grey.convert("RGB")
+    image = grey if alike else image.quantize(64, Image.Quantize.FASTOCTREE)
     image.save(drawn := io.BytesIO(), "png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(drawn.getvalue()).decode()
+    return drawn.getvalue()
 
 
 def _sheet(labels: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> bytes:
-    """Up to eight stops, the first and the last among them, in one PNG of few colours."""
+    """Up to eight stops, the first and the last among them, in one PNG."""
     shown = sorted({round(k) for k in np.linspace(0, len(labels) - 1, min(8, len(labels)))})
     cells = [[picture.reduce(3) for picture in pictures[k]] for k in shown]
     width = max(p.width for cell in cells for p in cell)
     height = 24 + max(sum(p.height for p in cell) for cell in cells)
     columns = min(4, len(shown))
     sheet = Image.new("RGB", (columns * width, -(-len(shown) // columns) * height), "white")
-    pen = ImageDraw.Draw(sheet)
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 14)
     for place, (k, cell) in enumerate(zip(shown, cells, strict=True)):
         x, y = place % columns * width, place // columns * height
-        pen.text((x + 8, y + 4), labels[k], INK, font)
-        y += 24
+        ImageDraw.Draw(sheet).text((x + 8, y + 4), labels[k], INK, font)
         for picture in cell:
-            sheet.paste(picture, (x, y))
+            sheet.paste(picture, (x, y + 24))
             y += picture.height
-    _few(sheet, 32).save(drawn := io.BytesIO(), "png", optimize=True)
-    return drawn.getvalue()
+    return _few(sheet)
 
 
-def _few(image: Image.Image, colours: int = 64) -> Image.Image:
-    """With few colours, a fraction of its weight; the octree keeps what is rare but far from all else, such as a dot."""
-    return image.quantize(colours, Image.Quantize.FASTOCTREE)
-
-
-OWN_KEYS = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys
-
-
-def _page(
-    name: str,
-    stops: Sequence[Stop],
-    drawings: Sequence[Sequence[str]],
-    common: str,
-    thumbnails: Sequence[str],
-    title: str,
-    legend: str,
-    first: int,
-    note: str,
-) -> str:
-    choices, shown = [], []
-    for i, stop in enumerate(stops):
-        label = escape(stop.label)
-        button = f'<input type="radio" name="{name}" id="{name}-{i}" {OWN_KEYS}{" checked" if i == first else ""}'
-        if thumbnails:
-            picture = f'<img alt="" width="36" height="36" src="{thumbnails[i]}">'
-            choices.append(f"<label>{button}>{picture}<span>{label}</span></label>")
-            head = f"<p><b>{label}</b></p>"
-        else:
-            choices.append(f'<label>{button} aria-label="{label}"></label>')
-            head = (
-                f'<p class="steps">{_step(name, i - 1, stops, "◀")}<b>{label}</b>{_step(name, i + 1, stops, "▶")}</p>'
-            )
-        words = f'<p class="said">{escape(stop.sentence)}</p>'
-        shown.append(f'<div class="stop">{head}{words}<div class="drawing">{"".join(drawings[i])}</div></div>')
-    ends = f'<p class="ends" aria-hidden="true"><span>{escape(stops[0].label)}</span><span>{escape(stops[-1].label)}'
-    below = f'<div class="drawing">{common}</div>' if common else ""
-    below += f"<p>{escape(note)}</p>" if note else ""
-    return (
-        f'<div class="chooser" id="{name}" role="figure" aria-label="{escape(title)}">'
-        f"<style>{_style(name, len(stops))}</style>"
-        '<p class="plain">To choose, run this cell or trust the notebook.</p>'
-        f'<fieldset class="{"pictures" if thumbnails else "slider"}"><legend>{escape(legend)}</legend>'
-        f"{''.join(choices)}</fieldset>{'' if thumbnails else ends + '</span></p>'}"
-        f'<div aria-live="polite">{"".join(shown)}</div>{below}</div>'
-    )
-
-
-def _step(name: str, to: int, stops: Sequence[Stop], sign: str) -> str:
+def _step(name: str, to: int, n: int, sign: str) -> str:
     """The way to a neighbour: the label of its button, wide enough for a finger. The keyboard has its arrows."""
-    if 0 <= to < len(stops):
-        return f'<label for="{name}-{to}" aria-hidden="true">{sign}</label>'
-    return f'<span aria-hidden="true">{sign}</span>'
+    tag, way = ("label", f" for='{name}-{to}'") if 0 <= to < n else ("span", "")
+    return f"<{tag}{way} aria-hidden='true'>{sign}</{tag}>"
 
 
 def _style(name: str, n: int) -> str:
@@ -288,7 +266,7 @@ box-sizing:border-box;color-scheme:light;print-color-adjust:exact;-webkit-print-
 & legend{{font-size:1em;font-weight:600;padding:0;margin:0 0 .2rem;width:auto;color:{INK}}}
 & label{{cursor:pointer;margin:0;box-sizing:border-box;position:relative}}
 & label:has(:focus-visible){{outline:3px solid {BLUE};outline-offset:2px}}
-& fieldset input{{appearance:none;-webkit-appearance:none;position:absolute;inset:0;width:100%;height:100%;margin:0;\
+& input{{appearance:none;-webkit-appearance:none;position:absolute;inset:0;width:100%;height:100%;margin:0;\
 border:0;background:none;outline:none;box-shadow:none;cursor:pointer}}
 & img{{filter:none;background:none;margin:0;border-radius:0}}
 & .pictures label{{border:2px solid #ccc;border-radius:.4rem;padding:.25rem;text-align:center}}
@@ -310,6 +288,6 @@ border-radius:.4rem;user-select:none}}
 & .steps label:hover{{background:#f0f0f0}}
 & .steps span{{color:#bbb}}
 & .said{{min-height:2.8em;font-variant-numeric:tabular-nums}}
-& .drawing{{display:flex;max-width:48rem;flex-wrap:wrap;gap:.5rem 1.5rem;align-items:flex-start;break-inside:avoid}}
+& .drawing{{display:flex;flex-wrap:wrap;gap:.5rem 1.5rem;align-items:flex-start;max-width:48rem;break-inside:avoid}}
 & .drawing img{{max-width:100%;height:auto}}
 """

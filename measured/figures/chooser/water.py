@@ -10,11 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from measured.figures.chooser.shell import MOST, Chooser, Stop, choose, number
+from measured.figures.chooser.shell import Chooser, Stop, choose, number
 from measured.figures.style import BLUE, INK, RED, SKY
 
 DRAWN = 64  # eigenvalues at most
-PALE = "#cfcfcf"
 
 
 class Frame(NamedTuple):
@@ -62,40 +61,37 @@ def water_levels(
     spectrum = np.maximum(-np.sort(-eigenvalues), 0.0)
     levels = [frame.level for frame in frames]
     points = np.array([[frame.distortion, frame.kl.sum()] for frame in frames])
-    limits = 1.06 * max(points[:, 0].max(), curve[-1, 0]), 1.06 * points[:, 1].max() or 1.0
+    right, top = 1.06 * max(points[:, 0].max(), curve[-1, 0]), 1.06 * points[:, 1].max() or 1.0
     drawn = spectrum[: min(DRAWN, max(8, int((spectrum > min(levels) / 3).sum())))]
-    span = min(levels) / 2, 1.6 * max(*levels, spectrum[0])
-    deepest = 1.05 * max(frame.kl.max() for frame in frames) or 1.0
+    bottom, surface = min(levels) / 2, 1.6 * max(*levels, spectrum[0])
+    deepest = 1.05 * max(float(frame.kl.max()) for frame in frames) or 1.0
 
     def draw(frame: Frame) -> list[Figure]:
-        rate = float(frame.kl.sum())
+        here = (frame.distortion, float(frame.kl.sum()))
         ax = (plot := Figure(figsize=(3.6, 3.4))).subplots()
         ax.plot(*curve.T, color=INK, label=curve_name)
         ax.plot(*points.T, "o", mfc="white", mec=INK, label="the sweep")
-        line = {"color": RED, "ls": "--", "lw": 1.4, "label": "equal R + D/(2T)"}
-        ax.axline((frame.distortion, rate), slope=-0.5 / frame.level, **line)
-        ax.plot(frame.distortion, rate, "o", color=RED, mec=INK, ms=9)
-        ax.set(xlim=(0, limits[0]), ylim=(0, limits[1]), xlabel="distortion (squared error, summed)")
-        ax.set_ylabel("rate, nats")
+        ax.axline(here, slope=-0.5 / frame.level, color=RED, ls="--", lw=1.4, label="equal R + D/(2T)")
+        ax.plot(*here, "o", color=RED, mec=INK, ms=9)
+        ax.set(xlim=(0, right), ylim=(0, top), xlabel="distortion (squared error, summed)", ylabel="rate, nats")
         ax.legend(loc="upper right")
 
         above, below = (bars := Figure(figsize=(3.6, 3.4))).subplots(2, 1, height_ratios=(3, 2))
         edges, dry = np.arange(len(drawn) + 1) + 0.5, int((drawn > frame.level).sum())
-        above.stairs(drawn[dry:], edges[dry:], baseline=span[0], fill=True, color=PALE)
-        above.stairs(drawn[:dry], edges[: dry + 1], baseline=span[0], fill=True, color=BLUE)
-        above.axhspan(span[0], frame.level, color=SKY, alpha=0.2, lw=0)
+        above.stairs(drawn[dry:], edges[dry:], baseline=bottom, fill=True, color="#cfcfcf")
+        above.stairs(drawn[:dry], edges[: dry + 1], baseline=bottom, fill=True, color=BLUE)
+        above.axhspan(bottom, frame.level, color=SKY, alpha=0.2, lw=0)
         above.axhline(frame.level, color=RED)
-        above.text(edges[-1], frame.level, "T ", ha="right", va="bottom", color=RED)
-        above.set(yscale="log", ylim=span, ylabel="variance of data")
+        above.text(edges[-1], frame.level, " T", va="center", color=RED)
+        above.set(yscale="log", ylim=(bottom, surface), ylabel="variance of data")
+        above.minorticks_off()
+        above.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         costs = -np.sort(-frame.kl)[: len(drawn)]
         below.stairs(costs, edges[: len(costs) + 1], fill=True, color=BLUE)
         below.set(ylim=(0, deepest), ylabel="KL, nats", xlabel=f"principal direction (of {len(spectrum)}); latent")
         for part in (above, below):
             part.set_xlim(edges[0], edges[-1])
             part.grid(axis="x", visible=False)
-        above.minorticks_off()
-        above.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-
         return [plot, bars, _strip("decoded", frame.images), _strip("data", originals)]
 
     stops = [Stop(f"{symbol} = {f.label}", partial(draw, f), _said(f, symbol, latents)) for f in frames]
@@ -104,23 +100,21 @@ def water_levels(
     return choose(stops, title=title, legend=symbol, first=(len(stops) - 1) // 2, note=note)
 
 
+def digits(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return number(value, max(0, 2 - math.floor(math.log10(abs(value))))) if value else "0"
+
+
 def _strip(name: str, images: np.ndarray) -> Figure:
     """Images side by side."""
     strip = np.concatenate([np.pad(image, ((0, 0), (0, 1))) for image in images], 1)[:, :-1]
-    ax = (figure := Figure(figsize=(3.6, 2.7 * strip.shape[0] / strip.shape[1] + 0.1))).subplots()
+    figure = Figure(figsize=(3.6, 2.7 * strip.shape[0] / strip.shape[1] + 0.1))
+    figure.set_layout_engine("none")
+    ax = figure.add_axes((0.25, 0, 0.75, 1))
     ax.imshow(1 - strip.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="none")
-    ax.set(xticks=[], yticks=[])
-    ax.set_ylabel(name, rotation=0, ha="right", va="center")
-    ax.spines[:].set_visible(False)
-    ax.grid(visible=False)
+    ax.text(-0.02, 0.5, name, ha="right", va="center", transform=ax.transAxes)
+    ax.set_axis_off()
     return figure
-
-
-def digits(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    if value == 0:
-        return "0"
-    return number(value, max(0, 2 - math.floor(math.log10(abs(value)))))
 
 
 def _said(frame: Frame, symbol: str, latents: str) -> str:
@@ -133,30 +127,25 @@ def _said(frame: Frame, symbol: str, latents: str) -> str:
 
 
 def _check(frames: Sequence[Frame], originals: np.ndarray, eigenvalues: np.ndarray, curve: np.ndarray) -> None:
-    if not 2 <= len(frames) <= MOST:
-        raise ValueError(f"frames must be 2 to {MOST}, got {len(frames)}; leave some out, or sweep more")
-    if originals.ndim != 3 or len(originals) < 1:
-        raise ValueError(f"originals must have shape (n, H, W), got {originals.shape}; reshape the pixels")
-    if originals.min() < 0 or originals.max() > 1:
-        raise ValueError(f"originals must lie in [0, 1], got [{originals.min():g}, {originals.max():g}]; rescale them")
-    if eigenvalues.ndim != 1 or not len(eigenvalues) or not eigenvalues.max() > 0:
-        raise ValueError(f"eigenvalues must be (X,) with one above zero, got shape {eigenvalues.shape}")
-    if curve.ndim != 2 or curve.shape[1] != 2 or len(curve) < 2 or (np.diff(curve[:, 0]) <= 0).any():
-        raise ValueError(f"curve must be (m, 2) with distortion increasing, got shape {curve.shape}; sort its rows")
-    arrays = {"originals": originals, "eigenvalues": eigenvalues, "curve": curve}
-    for i, frame in enumerate(frames):
-        if frame.images.shape != originals.shape:
-            raise ValueError(
-                f"frame {i} must have images of shape {originals.shape}, as the originals, got {frame.images.shape}"
-            )
-        if frame.kl.ndim != 1 or not len(frame.kl):
-            raise ValueError(f"frame {i} must have kl of shape (Z,), got {frame.kl.shape}; average over data")
-        if not frame.level > 0:
-            raise ValueError(f"frame {i} must have a level above zero, got {frame.level}; pass beta times sigma^2")
-        if not 0 <= frame.active <= len(frame.kl):
-            raise ValueError(f"frame {i} must have 0 to {len(frame.kl)} active, got {frame.active}; count latents")
-        values = frame._asdict()
-        arrays |= {f"frame {i}'s {name}": np.asarray(values[name]) for name in ("level", "kl", "distortion", "images")}
-    for name, array in arrays.items():
+    arrays = {"originals": (originals, 3), "eigenvalues": (eigenvalues, 1), "curve": (curve, 2)}
+    for i, f in enumerate(frames):
+        own = {"level": (f.level, 0), "kl": (f.kl, 1), "distortion": (f.distortion, 0), "images": (f.images, 3)}
+        arrays |= {f"frames[{i}].{name}": (np.asarray(value), axes) for name, (value, axes) in own.items()}
+    for name, (array, axes) in arrays.items():
+        if array.ndim != axes or not array.size:
+            raise ValueError(f"{name} must have {axes} axes and some entries, got shape {array.shape}; reshape it")
         if not np.isfinite(array).all():
             raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}; leave it out")
+    if originals.min() < 0 or originals.max() > 1:
+        raise ValueError(f"originals must lie in [0, 1], got [{originals.min():g}, {originals.max():g}]; rescale them")
+    if not eigenvalues.max() > 0:
+        raise ValueError(f"eigenvalues must have one above zero, got {eigenvalues.max():g} at most; pass a spectrum")
+    if curve.shape[1] != 2 or len(curve) < 2 or (np.diff(curve[:, 0]) <= 0).any():
+        raise ValueError(f"curve must be (m, 2) with distortion increasing, got shape {curve.shape}; sort its rows")
+    for i, f in enumerate(frames):
+        if f.images.shape != originals.shape:
+            raise ValueError(
+                f"frames[{i}].images must have shape {originals.shape}, as originals, got {f.images.shape}"
+            )
+        if not f.level > 0:
+            raise ValueError(f"frames[{i}].level must be above zero, got {f.level}; pass beta times sigma^2")

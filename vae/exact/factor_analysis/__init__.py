@@ -1,6 +1,7 @@
 """Factor analysis from the items' covariance alone: maximum likelihood, and what a restricted encoder makes of it."""
 
 from vae.exact.factor_analysis import ar1
+from vae.exact.factor_analysis.examples import bifactor, dense, exact_sample, examples, simple, two_factors, two_forms
 from vae.exact.factor_analysis.fit import FLOOR, FactorFit, Optimum, em_step, fit, optima
 from vae.exact.factor_analysis.objective import (
     Encoder,
@@ -26,10 +27,14 @@ __all__ = [
     "Posterior",
     "Structure",
     "ar1",
+    "bifactor",
     "confirmatory",
+    "dense",
     "elbo",
     "elbo_of",
     "em_step",
+    "exact_sample",
+    "examples",
     "exploratory",
     "first_order_bias",
     "fit",
@@ -40,5 +45,8 @@ __all__ = [
     "posterior",
     "precision",
     "sample_covariances",
+    "simple",
     "standard_errors",
+    "two_factors",
+    "two_forms",
 ]

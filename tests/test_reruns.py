@@ -1,23 +1,25 @@
-import re
-from pathlib import Path
+"""Verdicts once more with other random streams: the project's package draws them, by a variable."""
 
+import os
+import re
+
+import nbformat
 import pytest
 import toy
 from typer.testing import CliRunner
 
-from measured import reruns as fragility
 from measured.claims import Verdict
 from measured.cli import app
 from measured.experiment import find
+from measured.notebook import read_notebook
 from measured.reruns import Reruns, agreement, load, measure, save, verdicts_of
 
-ROOT = Path(vae.__file__).parent
 RANDOM = """\
-import torch
-from vae.noise import generator
+import os
+import random
 
 def compute(config):
-    return pd.DataFrame({"step": [0], "value": torch.rand(1, generator=generator(0, "toy")).double().numpy()})
+    return pd.DataFrame({"step": [0], "value": random.Random(os.environ.get("VAE_RUN", "")).random() + 0.1})
 """
 
 
@@ -35,6 +37,27 @@ def test_each_run_has_other_streams_and_the_same_ones_every_time(root):
     assert len({f"{value:.3f}" for value in values} | {shown}) == 3
     assert again.runs[0] == first.runs[0]
     assert len(list((root / "cache" / "records").glob("toy/*/*"))) == 1, "a rerun left something in the cache"
+
+
+ECHO = """\
+import os, subprocess, sys
+program = "import os; print(os.environ['VAE_RUN'], os.environ['VAE_WORKERS'], os.environ['VAE_RECORDS'])"
+print(subprocess.check_output([sys.executable, "-c", program], text=True))
+"""
+
+
+def test_the_notebook_is_run_as_it_is_and_its_worker_processes_know_the_run(root, monkeypatch):
+    seen = []
+    monkeypatch.setattr("measured.reruns.verdicts_in", lambda path: seen.append(read_notebook(path)["cells"]) or {})
+    monkeypatch.setenv("VAE_WORKERS", "3")
+    monkeypatch.setenv("VAE_RECORDS", "published")
+    notebook = toy.notebook(criteria=toy.CRITERIA + ECHO)
+    nbformat.write(notebook, root / "notebooks" / "toy.ipynb")
+    measure(find("toy"), 2)
+    assert [["".join(cell["source"]) for cell in cells] for cells in seen] == [[c.source for c in notebook.cells]] * 2
+    said = ["".join(line for output in cells[-1]["outputs"] for line in output.get("text", ())) for cells in seen]
+    assert [text.split() for text in said] == [["1", "3", "compute"], ["2", "3", "compute"]]
+    assert (os.environ.get("VAE_RUN"), os.environ["VAE_RECORDS"]) == (None, "published")
 
 
 def test_the_command_stores_what_the_claims_are_shown_with(root):
@@ -70,12 +93,3 @@ def test_what_was_stored_is_read_back_and_damage_is_named(tmp_path):
 )
 def test_agreement_is_a_rate(outcomes, text):
     assert agreement(Verdict(1.0, 0.0, "holds"), [Verdict(2.0, 0.0, outcome) for outcome in outcomes]) == text
-
-
-def test_every_source_of_random_numbers_is_known():
-    """Whatever seeds a generator is listed, or belongs to the data."""
-    pattern = re.compile(r"default_rng|SeedSequence\(|manual_seed|RandomState")
-    found = {str(p.relative_to(ROOT.parent)) for p in ROOT.rglob("*.py") if pattern.search(p.read_text())}
-    listed = {"vae/noise.py", "vae/factor_analysis/theory.py"}
-    assert found == listed | {"vae/data.py"}
-    assert {module.replace(".", "/") for module, _ in fragility.SOURCES} == {"vae/noise", "vae/factor_analysis"}
