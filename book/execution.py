@@ -17,7 +17,7 @@ import yaml
 from measured.experiment import RunError, executed
 from measured.notebook import read_notebook
 from measured.project import project
-from measured.record.code import digest, reached_by_source
+from measured.record.code import digest, reached_by_sources
 from measured.record.paths import replaced
 
 Notebook = dict[str, Any]
@@ -53,34 +53,36 @@ def fingerprint(*paths: Path) -> str:
     return found.hexdigest()
 
 
-def code_and_versions(root: Path, notebook: Path) -> dict[str, Any]:
-    """The cells, all that they reach of the project's packages, by content, and what executes them."""
-    cells = code_cells(read_notebook(notebook))
+def dependencies(root: Path, folder: str, names: list[str]) -> dict[str, dict[str, Any]]:
+    """By notebook, its cells, all that they reach of the project's packages, by content, and what executes them."""
+    cells = {name: code_cells(read_notebook(root / folder / f"{name}.ipynb")) for name in names}
     packages = (project(root).package, "measured", "benchmarks")
+    code = reached_by_sources({name: list(map(text, some)) for name, some in cells.items()}, packages)
+    versions = [sys.version, version("torch"), (root / "constraints.txt").read_text("utf-8")]
     return {
-        "cells": [[text(cell), sorted(tags(cell))] for cell in cells],
-        "code": reached_by_source([text(cell) for cell in cells], packages),
-        "versions": [sys.version, version("torch"), (root / "constraints.txt").read_text("utf-8")],
+        name: {"cells": [[text(cell), sorted(tags(cell))] for cell in some], "code": code[name], "versions": versions}
+        for name, some in cells.items()
     }
 
 
-def experiment_key(root: Path, name: str, profile: str) -> str:
-    """Changes with whatever can change the outputs of an experiment, and with nothing else."""
-    depends = code_and_versions(root, root / "notebooks" / f"{name}.ipynb")
+def experiment_keys(root: Path, names: list[str], profile: str) -> dict[str, str]:
+    """By experiment, what changes with whatever can change its outputs, and with nothing else."""
+    depends = dependencies(root, "notebooks", names)
     file = root / "book" / "claims.yml"
     claims = yaml.safe_load(file.read_text("utf-8")) if file.exists() else []
-    depends["claims"] = [claim for claim in claims if claim.get("notebook") == name]
-    if profile != "quick":
-        settings = yaml.safe_load((root / "profiles" / f"{profile}.yaml").read_text("utf-8")) or {}
-        depends["parameters"] = settings.get(name)
-        depends["records"] = fingerprint(root / "results" / name)
-    return digest(depends)
+    for name in names:
+        depends[name]["claims"] = [claim for claim in claims if claim.get("notebook") == name]
+        if profile != "quick":
+            settings = yaml.safe_load((root / "profiles" / f"{profile}.yaml").read_text("utf-8")) or {}
+            depends[name]["parameters"] = settings.get(name)
+            depends[name]["records"] = fingerprint(root / "results" / name)
+    return {name: digest(each) for name, each in depends.items()}
 
 
-def reading_key(root: Path, name: str) -> str:
-    """The same of a notebook that shows what results/ holds."""
-    depends = code_and_versions(root, root / "book" / f"{name}.ipynb")
-    return digest(depends | {"records": fingerprint(root / "results")})
+def reading_keys(root: Path, names: list[str]) -> dict[str, str]:
+    """The same of notebooks that show what results/ holds."""
+    records = fingerprint(root / "results")
+    return {name: digest(each | {"records": records}) for name, each in dependencies(root, "book", names).items()}
 
 
 def graft(ran: Notebook, source: Notebook) -> Notebook:
@@ -149,7 +151,7 @@ def run_all(commands: dict[str, list[str]], jobs: int, environment: dict[str, st
 
 def execute(root: Path, build: Path, names: list[str], profile: str, jobs: int) -> None:
     """Leaves each experiment's outputs in build/runs/<name>. Where one fails, its page goes and the build ends."""
-    keys = {name: experiment_key(root, name, profile) for name in names}
+    keys = experiment_keys(root, names, profile)
     stamps = {name: build / "runs" / f"{name}.key" for name in names}
     stale = [name for name in names if read(stamps[name]) != keys[name] or not (build / "runs" / name).exists()]
     for name in stale:
@@ -170,8 +172,8 @@ def execute(root: Path, build: Path, names: list[str], profile: str, jobs: int) 
 def execute_readings(root: Path, build: Path, names: list[str]) -> None:
     """Leaves each reading's outputs in build/read/<name>.ipynb, which takes seconds. The build ends where one fails, as
     it does where a published record is missing."""
-    for name in names:
-        key, stamp, ran = reading_key(root, name), build / "read" / f"{name}.key", build / "read" / f"{name}.ipynb"
+    for name, key in reading_keys(root, names).items():
+        stamp, ran = build / "read" / f"{name}.key", build / "read" / f"{name}.ipynb"
         if read(stamp) == key and ran.exists():
             continue
         stamp.unlink(missing_ok=True)

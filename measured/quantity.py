@@ -175,7 +175,7 @@ def of_rows(rows: pd.DataFrame, of: str = "") -> Measured:
         moved = table.copy()
         moved.loc[rows.index, "value"] = target + TIGHT * (values - mean)
         if "se" in rows:
-            moved.loc[rows.index, "se"] *= TIGHT
+            moved.loc[rows.index, "se"] = TIGHT * rows["se"]
         return moved
 
     df = _satterthwaite((own, max(data - 1, 1)), (between, max(n - 1, 1)))
@@ -238,9 +238,11 @@ def _root(g: Callable[[float], float], scale: float, of: str) -> float:
     with np.errstate(all="ignore"):
         here = g(0.0)
         for reach in np.geomspace(1e-4, 1e6, 41) * (scale or 1.0):
-            ends = [x for x in (-reach, reach) if math.isfinite(g(x)) and g(x) * here <= 0]
-            if ends:
-                return float(brentq(g, 0.0, ends[0], xtol=1e-14 * reach))
+            for end in (-reach, reach):
+                if math.isfinite(g(end)) and g(end) * here <= 0:
+                    root = float(brentq(g, 0.0, end, xtol=1e-14 * reach))
+                    if abs(g(root)) <= 1e-6 * abs(here):  # else it is a pole
+                        return root
     raise ValueError(f"no change of the first quantity makes {of!r} that number; pass a Measured with its own move=")
 
 
@@ -342,7 +344,7 @@ class Verdict:
     def _through(self, gates: Sequence[Verdict]) -> Callable[[pd.DataFrame, bool], pd.DataFrame]:
         def forge(table: pd.DataFrame, good: bool) -> pd.DataFrame:
             for gate in gates:
-                table = gate.forged(table, True)
+                table = table if gate.outcome in ("holds", "holds if") else gate.forged(table, True)
             return self.forged(table, good)
 
         return forge

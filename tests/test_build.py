@@ -58,7 +58,11 @@ def shared(tmp_path_factory):
     """One for all tests that undo what they edit, and the keys before any edit."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         root = project(tmp_path_factory.mktemp("shared"), monkeypatch)
-        yield root, {profile: execution.experiment_key(root, "toy", profile) for profile in ("quick", "full")}
+        yield root, {profile: key(root, profile) for profile in ("quick", "full")}
+
+
+def key(root, profile):
+    return execution.experiment_keys(root, ["toy"], profile)["toy"]
 
 
 def write(path, content, time):
@@ -101,7 +105,18 @@ def edited(path, old, new):
 def test_an_experiment_runs_again_only_if_its_outputs_could_change(shared, path, old, new, profile, changes):
     root, before = shared
     with edited(root / path, old, new):
-        assert (execution.experiment_key(root, "toy", profile) != before[profile]) is changes
+        assert (key(root, profile) != before[profile]) is changes
+
+
+def test_a_key_does_not_depend_on_what_else_is_asked_for(shared):
+    root, before = shared
+    shutil.copy(root / "notebooks" / "toy.ipynb", root / "notebooks" / "another.ipynb")
+    edited_copy = (
+        (root / "notebooks" / "another.ipynb").read_text().replace("import measured", "import measured.pieces")
+    )
+    (root / "notebooks" / "another.ipynb").write_text(edited_copy)
+    keys = execution.experiment_keys(root, ["another", "toy"], "quick")
+    assert keys["toy"] == before["quick"] != keys["another"]
 
 
 def reading(root, source):
@@ -111,11 +126,11 @@ def reading(root, source):
 def test_what_shows_results_runs_again_where_they_changed(shared):
     root, _ = shared
     reading(root, "from measured.record import read")
-    before = execution.reading_key(root, "reading")
+    before = execution.reading_keys(root, ["reading"])
     with edited(root / "measured" / "cli.py", "HEARTBEAT = 10.0", "HEARTBEAT = 11.0"):
-        assert execution.reading_key(root, "reading") == before
+        assert execution.reading_keys(root, ["reading"]) == before
     with edited(root / "results" / "toy" / "sum" / "table.csv", "3", "4"):
-        assert execution.reading_key(root, "reading") != before
+        assert execution.reading_keys(root, ["reading"]) != before
 
 
 def test_what_shows_results_is_executed_in_the_projects_folder_and_only_if_it_has_to(root, monkeypatch):

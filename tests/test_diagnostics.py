@@ -7,6 +7,8 @@ from scipy import integrate
 from torch.testing import assert_close
 
 from measured.tables import over_seeds, pooled, tidy
+from vae.diagnostics.bound import likelihood_bounds
+from vae.diagnostics.decoder import residual_threshold
 from vae.diagnostics.information import (
     active,
     active_units,
@@ -17,7 +19,12 @@ from vae.diagnostics.information import (
     rate_per_dim,
     variance_in_nats,
 )
+from vae.exact.linear_gaussian import collapse_threshold
 from vae.gaussian import DiagonalGaussian
+from vae.models.decoders import SkipDecoder
+from vae.models.likelihoods import BernoulliLikelihood
+from vae.models.vae import VAE, mlp_vae
+from vae.noise import generator
 
 B, Z = 13, 3
 
@@ -193,3 +200,49 @@ def test_pooled_keeps_the_error_that_seeds_share():
     spread = pd.Series([1.0, 2.0, 6.0]).var() / 3
     assert found["se"].tolist() == pytest.approx([math.sqrt((0.09 + 0.01 + 0.04) / 3 + spread), 0.5])
     assert pooled(table, ["beta", "seed"])["se"].tolist() == pytest.approx(table["se"].tolist())
+
+
+# Decoders that may read x, and ones that ignore z
+
+
+def test_the_residuals_of_a_decoder_at_the_datas_mean_have_the_datas_threshold(normal):
+    x = (normal(500, 3) + normal(500, 1) > 0.4).float().double()
+    model = mlp_vae(3, [5], 2, BernoulliLikelihood(), seed=0).double()
+    with torch.no_grad():
+        model.decoder[-1].weight.zero_()
+        model.decoder[-1].bias.copy_(torch.logit(x.mean(0)))
+        found = residual_threshold(model, x)
+    assert_close(found.item(), collapse_threshold(x, "bernoulli"), rtol=1e-6, atol=0)
+
+
+def test_the_residuals_of_a_skip_are_what_it_leaves(normal):
+    """A decoder that says the first pixel, and of the others their mean, leaves the others' correlations."""
+    x = (normal(400, 4) + normal(400, 1) > 0).float().double()
+    skip = SkipDecoder(2, 4, [], generator(0, "init")).double()
+    model = VAE(mlp_vae(4, [5], 2, BernoulliLikelihood(), seed=0).double().encoder, skip, BernoulliLikelihood())
+    with torch.no_grad():
+        skip.net[0].weight.zero_()
+        skip.net[0].weight[0, 2] = 16.0
+        skip.net[0].bias.copy_(torch.cat([torch.tensor([-8.0]), torch.logit(x[:, 1:].mean(0))]))
+        found = residual_threshold(model, x)
+    assert_close(found.item(), collapse_threshold(x[:, 1:], "bernoulli"), rtol=1e-3, atol=0)
+
+
+def test_likelihood_bounds_are_a_bound_and_of_a_skip_no_likelihood(normal):
+    x, eps = (normal(7, 5) > 0).double(), normal(7, 11, 2)
+    model = mlp_vae(5, [3], 2, BernoulliLikelihood(), seed=0).double()
+    found = likelihood_bounds(model, x, eps)
+    q = model.encode(x)
+    for i in range(7):
+        z = q.mean[i] + (0.5 * q.log_var[i]).exp() * eps[i]
+        log_lik = model.likelihood.log_prob(x[i], model.decoder(z))
+        kl = torch.distributions.kl_divergence(
+            torch.distributions.Normal(q.mean[i], (0.5 * q.log_var[i]).exp()), torch.distributions.Normal(0.0, 1.0)
+        ).sum()
+        assert_close(found["KL"][i], kl)
+        assert_close(found["ELBO"][i], log_lik.mean() - kl)
+        log_ratio = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+        log_ratio = log_ratio - torch.distributions.Normal(q.mean[i], (0.5 * q.log_var[i]).exp()).log_prob(z).sum(-1)
+        assert_close(found["log p(x)"][i], (log_lik + log_ratio).logsumexp(0) - math.log(11))
+    skip = VAE(model.encoder, SkipDecoder(2, 5, [3], generator(0, "init")).double(), BernoulliLikelihood())
+    assert set(likelihood_bounds(skip, x, eps)) == {"KL", "bound on log p(x|h(x))"}

@@ -8,7 +8,7 @@ from vae.exact import linear_gaussian as lg
 from vae.gaussian import DiagonalGaussian, relative_weight_variance
 from vae.models.vae import linear_vae_model
 from vae.noise import generator
-from vae.train.objectives import Terms, check_numbers, elbo, free_bits, iwae, minimum_rate, terms
+from vae.train.objectives import Terms, check_numbers, elbo, free_bits, iwae, minimum_rate, remedied_elbo, terms
 
 K, B, X, Z = 7, 5, 11, 3
 
@@ -130,6 +130,18 @@ def test_what_is_free_replaces_the_kl_of_the_terms(model, normal):
     free = elbo(t._replace(kl=free_bits(q, 100.0)), 2.0)
     assert_close(free, t.log_px_z.mean(0) - 2 * 100.0 * Z)
     assert_close(elbo(t._replace(kl=free_bits(q, 0.0))).mean(), elbo(t).mean())
+
+
+def test_remedies_are_numbers_of_a_member(model, normal):
+    x, eps = normal(B, X), normal(K, B, Z)
+    q = model.encode(x)
+    t = terms(model, x, q, eps)
+    plain = {"beta": 1.0, "free_nats": 0.0, "minimum_rate": 0.0, "cycles": 1, "rise": 0.0, "progress": 0.3}
+    assert_close(remedied_elbo(model, x, eps, plain).mean(), elbo(t).mean())
+    warm = plain | {"beta": 4.0, "cycles": 2, "rise": 0.8}  # 0.6 of the first of two cycles, so 3/4 of the weight
+    assert_close(remedied_elbo(model, x, eps, warm).mean(), elbo(t, 3.0).mean())
+    for change, kl in (({"free_nats": 2.0}, free_bits(q, 2.0)), ({"minimum_rate": 50.0}, minimum_rate(q, 50.0))):
+        assert_close(remedied_elbo(model, x, eps, plain | change), elbo(t._replace(kl=kl)))
 
 
 def test_divergence_is_not_clamped_away(normal):

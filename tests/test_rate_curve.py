@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from vae.exact import linear_gaussian as lg
 from vae.gaussian import DiagonalGaussian, FullGaussian
-from vae.inference.rate_curve import at_slope, ais_rate_distortion
+from vae.inference.rate_curve import ais_rate_distortion, at_slope
 
 B, Z, X = 11, 3, 7
 SLOPES = [0.1, 0.5, 2.0]

@@ -185,6 +185,10 @@ def load(name: str, *, binarize: Binarize = "none", n_train: int | None = None, 
     with the grey value as its probability, fixed by `seed`, from a generator of its own: an image's draw does
     not depend on `n_train`. No global random state is read or written.
 
+    >>> digits = load("digits", binarize="sample", n_train=100, seed=3)
+    >>> digits.train.shape, digits.test.shape, digits.image_shape
+    (torch.Size([100, 64]), torch.Size([400, 64]), (8, 8))
+
     Raises ValueError (unknown name or option, n_train out of range, a damaged file) and ConnectionError (a
     file is absent and no mirror delivers it; the message says where to put it).
     """

@@ -1,6 +1,6 @@
 """What a trained model does, in numbers. Start in `information`: rate, information and activity of latents."""
 
-from vae.diagnostics.bound import bound_of, likelihood_bounds
+from vae.diagnostics.bound import bound_of, likelihood_bounds, noise_for
 from vae.diagnostics.decoder import direction_lengths, residual_threshold, with_best_variance
 from vae.diagnostics.information import (
     Estimate,
@@ -11,6 +11,7 @@ from vae.diagnostics.information import (
     information_of,
     information_per_dim,
     lagrangian,
+    latents_of,
     mutual_information,
     pointwise_information,
     posteriors,
@@ -30,8 +31,10 @@ __all__ = [
     "information_of",
     "information_per_dim",
     "lagrangian",
+    "latents_of",
     "likelihood_bounds",
     "mutual_information",
+    "noise_for",
     "pointwise_information",
     "posteriors",
     "rate_and_distortion",

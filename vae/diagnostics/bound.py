@@ -16,9 +16,7 @@ IN_USE = 0.1  # nats of its mean KL, above which a latent is counted
 def noise_for(ensemble: Ensemble, x: Tensor, n_draws: int, purpose: str) -> Tensor:
     """Standard normal noise (N, n_draws, Z) for data x (N, X), in the parameters' dtype, the same for all members: the
     first of the stream of seed 0 for `purpose`."""
-    one = x[:1].to(ensemble.device, ensemble.dtype)
-    z_dim = ensemble.map(lambda model, x: model.encode(x).mean, one).shape[-1]
-    return draw(0, purpose, len(x), n_draws, z_dim, dtype=ensemble.dtype)
+    return draw(0, purpose, len(x), n_draws, ensemble.latent_dim(x), dtype=ensemble.dtype)
 
 
 def _terms(model: VAE, x: Tensor, eps: Tensor) -> dict[str, Tensor]:

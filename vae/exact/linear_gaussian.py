@@ -47,7 +47,12 @@ def posterior_precision(W: Numbers, psi: Numbers, phi: Numbers | None = None) ->
 def posterior(
     W: Numbers, psi: Numbers, x: Numbers, mu: Numbers | None = None, phi: Numbers | None = None
 ) -> FullGaussian:
-    """p(z|x) = N(M^-1 W' Psi^-1 (x - mu), M^-1): mean (N, Z), scale_tril (1, Z, Z), as every x has the same."""
+    """p(z|x) = N(M^-1 W' Psi^-1 (x - mu), M^-1): mean (N, Z), scale_tril (1, Z, Z), as every x has the same.
+
+    >>> q = posterior(torch.ones(2, 1), psi=0.5, x=[[1.0, 2.0]])  # z seen twice, with noise
+    >>> q.mean, q.covariance()
+    (tensor([[1.2000]]), tensor([[[0.2000]]]))
+    """
     W = _weights(W)
     factor = torch.linalg.cholesky(posterior_precision(W, psi, phi))
     mean = torch.cholesky_solve((_centred(x, mu, W) / _psi(psi, W) @ W).mT, factor).mT
@@ -59,6 +64,9 @@ def log_evidence(W: Numbers, psi: Numbers, x: Numbers, mu: Numbers | None = None
     """log p(x), nats (N,), at the cost of a Z x Z factorisation (matrix determinant lemma).
 
     The quadratic form is the minimum over z of the joint's: a sum of squares, free of the cancellation in Woodbury's.
+
+    >>> log_evidence(torch.ones(2, 1), psi=0.5, x=[[1.0, 2.0], [0.0, 0.0]])
+    tensor([-3.3494, -1.9494])
     """
     W = _weights(W)
     noise, residual = _psi(psi, W), _centred(x, mu, W)
@@ -145,6 +153,10 @@ def linear_vae(eigenvalues: Numbers, beta: float, noise_variance: float, latent_
     `eigenvalues` (X,) of the data's 1/N covariance, in any order. With T = beta * noise_variance, the `latent_dim`
     largest that exceed T are encoded, each at KL = log(lambda / T) / 2, leaving T of distortion; the others keep all
     of theirs (Lucas et al. 2019; the same as reverse water-filling at level T). Latents beyond X add KL 0.
+
+    >>> best = linear_vae([4.0, 2.0, 0.5], beta=1.0, noise_variance=1.0, latent_dim=2)
+    >>> best.active, best.kl, best.distortion
+    (2, tensor([0.6931, 0.3466], dtype=torch.float64), 2.5)
     """
     beta, noise_variance = positive("beta", beta), positive("noise_variance", noise_variance)
     latent_dim = whole("latent_dim", latent_dim, 1, "use one latent or more")
@@ -296,6 +308,11 @@ def collapse_threshold(x: Numbers, likelihood: str) -> float:
     "gaussian": the critical beta * noise_variance, the largest eigenvalue of the 1/N covariance of x (N, X).
     "bernoulli": the critical beta, the largest eigenvalue of V^-1/2 Cov V^-1/2 with V = mean (1 - mean) (for binary
     data the correlation matrix); pixels that are 0 everywhere or 1 everywhere carry nothing and are dropped.
+
+    >>> collapse_threshold([[-3.0, 0.0], [3.0, 0.0], [0.0, 1.0], [0.0, -1.0]], "gaussian")
+    4.5
+
+    ValueError: x is not a finite (N, X), has values that the likelihood is not for, or does not vary.
     """
     one_of("likelihood", likelihood, ("gaussian", "bernoulli"))
     x = finite_rows("x", x)

@@ -53,6 +53,13 @@ def importance_log_evidence(
     soon as 2 P - diag(P) is not positive definite, P the posterior's precision (see `relative_weight_variance`).
     Exactly `n_samples` per datum, `chunk` evaluated at a time; `first` as in `fit_local`.
 
+    >>> from vae.gaussian import DiagonalGaussian
+    >>> log_joint = lambda z: -z.square().sum(-1)  # exp of it integrates to pi over two dimensions
+    >>> q = DiagonalGaussian(torch.zeros(1, 2).double(), torch.zeros(1, 2).double())
+    >>> found = importance_log_evidence(log_joint, q, n_samples=4000, seed=0)
+    >>> bool((found.value - math.log(math.pi)).abs() < 4 * found.se), bool(found.se < 0.02)
+    (True, True)
+
     ValueError: bad q, n_samples or df below 1, a log_joint of the wrong shape or not finite.
     """
     q = checks.posterior("q", q)
@@ -94,6 +101,13 @@ def ais_log_evidence(
     nearly standard normal. Each datum's step size is at most a quarter of a turn, less if a pilot run of its own
     draws finds that too long, and frozen before the run: adapting in the run would bias it. `.ess` counts chains.
     `first` as in `fit_local`; `chunk` bounds the chains evaluated at a time and changes nothing.
+
+    >>> from vae.gaussian import DiagonalGaussian
+    >>> log_joint = lambda z: -z.square().sum(-1)
+    >>> q = DiagonalGaussian(torch.zeros(1, 2).double(), torch.zeros(1, 2).double())
+    >>> found = ais_log_evidence(log_joint, q, n_chains=64, n_temperatures=20, n_leapfrog=5, seed=0)
+    >>> bool((found.value - math.log(math.pi)).abs() < 4 * found.se), bool(found.se < 0.02)
+    (True, True)
 
     ValueError: bad q, fewer than one chain or leapfrog step or than two temperatures, a log_joint of the wrong shape,
     without gradient or not finite.

@@ -68,6 +68,13 @@ def fit_local(
     data in chunks says where each begins, and gets what the whole would get. `chunk` bounds the samples evaluated at a
     time and changes nothing.
 
+    >>> import vae.inference.log_joint as joint
+    >>> from vae.models import linear_vae_model
+    >>> model, x = linear_vae_model(4, 2, 0.5, generator(0, "init")).double().requires_grad_(False), torch.ones(3, 4)
+    >>> fit = fit_local(joint.of(model, x), model.encode(x.double()), n_draws=16, seed=0)
+    >>> fit.converged, fit.q.mean.shape
+    (tensor([True, True, True]), torch.Size([3, 2]))
+
     ValueError: bad q0, n_draws odd or below 2 Z, a log_joint of the wrong shape, without gradient or not finite.
     """
     q = checks.posterior("q0", q0)

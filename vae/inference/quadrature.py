@@ -5,6 +5,7 @@ Shapes: slopes S, data N, pixels X; the prior is N(0, I) over two latents, the d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,11 @@ import torch
 from torch import Tensor
 
 from vae.check import rows, whole
-from vae.gaussian import DiagonalGaussian
+from vae.gaussian import DiagonalGaussian, Gaussian
+from vae.inference import log_joint as joint
+from vae.inference.log_joint import LogJoint
+from vae.models.likelihoods import BernoulliLikelihood
+from vae.models.vae import VAE
 
 Decoder = Callable[[Tensor], Tensor]  # z (..., 2) -> f(z) (..., X)
 
@@ -70,3 +75,50 @@ def gaussian_rate_and_distortion(
 def squared_error(decoder: Decoder, x: Tensor, z: Tensor) -> Tensor:
     """|x - f(z)|^2, summed over X: x (N, X), z (..., N, 2) -> (..., N)."""
     return (x - decoder(z)).square().sum(-1)
+
+
+def bernoulli_log_evidence(model: VAE, x: Tensor, n_nodes: int, reach: float = 6.0) -> Tensor:
+    """log p(x) of a Bernoulli decoder of two latents for data x (N, X) of zeros and ones, nats (N,), float64 on the
+    CPU: the trapezium rule on `n_nodes` points from -reach to reach along each latent. ValueError: another likelihood,
+    fewer than five nodes, x not of shape (N, X)."""
+    n_nodes, x = whole("n_nodes", n_nodes, 5, "401 are usual"), rows("x", x)
+    if not isinstance(model.likelihood, BernoulliLikelihood):
+        raise ValueError(
+            f"model must have a BernoulliLikelihood, got {type(model.likelihood).__name__}; pass such a one"
+        )
+    axis, totals = torch.linspace(-reach, reach, n_nodes, device=x.device), []
+    for z in torch.cartesian_prod(axis, axis).split(2**14):
+        logits = model.decoder(z)
+        log_lik = logits @ x.mT - torch.nn.functional.softplus(logits).sum(1, keepdim=True)
+        prior = -0.5 * z.square().sum(1, keepdim=True) - math.log(2 * math.pi)
+        totals.append(torch.logsumexp((log_lik + prior).double(), 0))
+    return (torch.logsumexp(torch.stack(totals), 0) + 2 * math.log(2 * reach / (n_nodes - 1))).cpu()
+
+
+def gaussian_elbo(log_joint: LogJoint, q: Gaussian, n_nodes: int = 32) -> Tensor:
+    """The ELBO of Gaussians q over (N, 2), nats (N,), float64 on the CPU, by `n_nodes` Gauss-Hermite nodes along each
+    latent. log_joint: z (S, N, 2) -> nats (S, N)."""
+    points, weight = map(torch.from_numpy, np.polynomial.hermite_e.hermegauss(n_nodes))
+    eps, weight = torch.cartesian_prod(points, points), torch.outer(weight, weight).flatten() / weight.sum() ** 2
+    value = joint.values(log_joint, q.rsample(eps.to(q.mean)[:, None].expand(-1, len(q.mean), -1)))
+    return weight @ value.double().cpu() + q.entropy().double().cpu()
+
+
+class Windows(NamedTuple):
+    """Posteriors over two latents, each on a square window around the last of C Gaussians that holds all of them."""
+
+    means: Tensor  # (N, C, 2)
+    covariances: Tensor  # (N, C, 2, 2)
+    reach: Tensor  # (N,) from the window's centre, means[:, -1], to its edges
+    log_density: Tensor  # (N, side, side) nats below the highest point
+
+
+def posterior_windows(log_joint: LogJoint, qs: Sequence[Gaussian], side: int = 101) -> Windows:
+    """What is there to see of the posteriors of N data beside the Gaussians `qs`, each over (N, 2): log_joint on side x
+    side points, z (S, N, 2) -> nats (S, N)."""
+    means, covariances = torch.stack([q.mean for q in qs], 1), torch.stack([q.covariance() for q in qs], 1)
+    spread = covariances.diagonal(dim1=2, dim2=3).sqrt()
+    reach = (means - means[:, -1:]).abs().amax((1, 2)) + 5 * spread.amax((1, 2))
+    unit = torch.cartesian_prod(*[torch.linspace(-1, 1, side, device=means.device)] * 2)
+    density = joint.values(log_joint, means[:, -1] + reach[:, None] * unit[:, None])
+    return Windows(means, covariances, reach, (density - density.amax(0)).mT.unflatten(1, (side, side)))

@@ -140,6 +140,13 @@ def stack(
     """Builds each member and stacks them. Members must agree in shape; what differs (a seed, a beta) is in `members`.
 
     The modules need a `forward(f, *args)` that returns f(self, *args), as `vae.models.vae.VAE` has.
+
+    >>> from vae.models import linear_vae_model
+    >>> from vae.noise import generator
+    >>> members = [{"seed": seed, "beta": beta} for seed in (0, 1) for beta in (0.5, 1.0, 4.0)]
+    >>> ensemble = stack(lambda m: linear_vae_model(64, 2, 0.1, generator(m["seed"], "init")), members)
+    >>> len(ensemble), ensemble.map(lambda model, x: model.encode(x).mean, torch.zeros(5, 64)).shape
+    (6, torch.Size([6, 5, 2]))
     """
     if not members:
         raise ValueError("members must not be empty, got no declaration; pass at least one, such as [{'seed': 0}]")

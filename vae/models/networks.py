@@ -59,7 +59,12 @@ class LinearEncoder(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """q(z|x) with all its parameters from one network: (B, X) -> a diagonal or full-covariance Gaussian over (B, Z)."""
+    """q(z|x) with all its parameters from one network: (B, X) -> a diagonal or full-covariance Gaussian over (B, Z).
+
+    >>> encoder = MLPEncoder(64, [32], 2, Generator().manual_seed(0), covariance="full")
+    >>> encoder(torch.zeros(5, 64)).scale_tril.shape
+    torch.Size([5, 2, 2])
+    """
 
     def __init__(
         self, x_dim: int, hidden: Sequence[int], z_dim: int, generator: Generator, covariance: str = "diagonal"

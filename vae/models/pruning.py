@@ -80,6 +80,13 @@ def pruned(ensemble: Ensemble, keep: Tensor | np.ndarray, *, allow_empty: bool =
     A member that is left no latent is the decoder at z = 0, whatever x, and stays so: its encoder has no gradient. Pass
     `allow_empty` if that is what you measure.
 
+    >>> from vae.models import linear_vae_model, stack
+    >>> from vae.noise import generator
+    >>> ensemble = stack(lambda m: linear_vae_model(64, 3, 0.1, generator(0, "init")), [{"seed": 0}])
+    >>> small = pruned(ensemble, torch.tensor([True, False, True]))
+    >>> small.map(lambda model, x: model.encode(x).kl_per_dim(), torch.ones(1, 64))[0, 0] > 0
+    tensor([ True, False,  True])
+
     ValueError: `keep` is not boolean or of another shape, or leaves a member no latent without `allow_empty`; when
     used, posteriors are not diagonal.
     """

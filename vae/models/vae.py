@@ -55,6 +55,14 @@ class Encoded(Model, Protocol):
 class VAE(nn.Module):
     """p(z) = N(0, I), p(x|z) by `decoder` and `likelihood`, q(z|x) by `encoder`. Kingma & Welling 2014,
     arXiv:1312.6114.
+
+    >>> import torch
+    >>> from vae.models import BernoulliLikelihood
+    >>> stream = generator(0, "init")
+    >>> model = VAE(MLPEncoder(64, [32], 2, stream), mlp([2, 32, 64], stream), BernoulliLikelihood())
+    >>> q = model.encode(torch.zeros(5, 64))
+    >>> q.mean.shape, model.log_lik(torch.zeros(5, 64), q.rsample(torch.zeros(7, 5, 2))).shape
+    (torch.Size([5, 2]), torch.Size([7, 5]))
     """
 
     likelihood: Likelihood

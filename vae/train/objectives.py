@@ -34,7 +34,16 @@ class Terms(NamedTuple):
 
 
 def terms(model: Model, x: Tensor, q: Gaussian, eps: Tensor) -> Terms:
-    """Evaluates the model at z = q.rsample(eps): x (B, X), eps (K, B, Z); the prior is N(0, I)."""
+    """Evaluates the model at z = q.rsample(eps): x (B, X), eps (K, B, Z); the prior is N(0, I).
+
+    >>> from vae.models import linear_vae_model
+    >>> from vae.noise import draw, generator
+    >>> model = linear_vae_model(64, 2, 0.1, generator(0, "init")).requires_grad_(False)
+    >>> x = draw(0, "data", 5, 64)
+    >>> t = terms(model, x, model.encode(x), draw(0, "noise", 1000, 5, 2))
+    >>> elbo(t).shape, bool((elbo(t, beta=1.0) < iwae(t)).all())
+    (torch.Size([5]), True)
+    """
     z = q.rsample(eps)
     log_pz = -0.5 * (z.square() + LOG_2PI).sum(-1)
     return Terms(model.log_lik(x, z), log_pz, q.log_prob(z), q.kl_to_standard_normal())

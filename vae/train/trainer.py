@@ -112,6 +112,17 @@ def train(
     each member the rows (n,) that it trains on. A member whose objective or gradient is not finite is frozen as it was;
     the others finish, then DivergedError is raised unless `allow_divergence`.
 
+    >>> from vae.data import load
+    >>> from vae.models import linear_vae_model
+    >>> from vae.train import elbo, terms
+    >>> def objective(model, x, eps, member):
+    ...     return elbo(terms(model, x, model.encode(x), eps), member["beta"])
+    >>> members = [{"seed": 0, "beta": beta} for beta in (0.5, 2.0)]
+    >>> start = stack(lambda m: linear_vae_model(64, 2, 0.1, generator(m["seed"], "init")), members)
+    >>> trained = train(start, objective, load("digits").train, Schedule(steps=200, batch_size=64, learning_rate=1e-2))
+    >>> trained.history.columns.tolist(), trained.last_objective().shape
+    (['seed', 'beta', 'step', 'objective'], torch.Size([2]))
+
     `execution` says how it is done, by default as is fastest (see `Execution`); it changes results by rounding only
     (float64: 1e-10). The choice is logged and returned. `progress(step, steps)` counts the steps of all chunks of
     members, after every logged stretch; where worker processes train them, after every chunk. The result is on

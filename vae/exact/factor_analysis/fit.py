@@ -126,6 +126,12 @@ def fit(
     where psi is all that is searched. Columns of W are signed to a positive sum, those that a tie or a fixed
     correlation joins together.
 
+    >>> from vae.exact.factor_analysis import exploratory
+    >>> fit([[1.0, 0.56, 0.48], [0.56, 1.0, 0.42], [0.48, 0.42, 1.0]], exploratory(1)).W
+    tensor([[0.8000],
+            [0.7000],
+            [0.6000]], dtype=torch.float64)
+
     ValueError: S is no covariance matrix, does not fit the structure, or does not determine the parameters. A warning
     where an exploratory model has fewer covariances than parameters.
     """
