@@ -22,7 +22,7 @@ help:
 	@echo "make book    execute every notebook, build the HTML: _build/$(PROFILE)/html/index.html"
 	@echo "             PROFILE=full builds the published book from the committed records; JOBS=2 notebooks at a time"
 	@echo "make test    pytest, every notebook again (nbval), the checks of the built book"
-	@echo "make lint    ruff on code and notebooks, mypy on vae/"
+	@echo "make lint    ruff on code and notebooks, mypy on vae/ and measured/"
 	@echo "make bench   how fast the trainer is beside its peers, up to an hour; DEVICE=cuda; OUT=results/speed publishes"
 	@echo "make lab     JupyterLab on the notebooks"
 	@echo "make serve   the built book on http://127.0.0.1:$(PORT) (PROFILE=..., PORT=...)"

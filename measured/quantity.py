@@ -339,7 +339,12 @@ class Verdict:
             if gate.outcome not in ("holds", "holds if"):
                 failed = replace(gate, outcome="undecided", condition="", reason=reason)
                 return replace(failed, forge=self._through(gates), judge_again=None)
-        return replace(self, forge=self._through(gates), judge_again=None)
+        again = self.judge_again
+        return replace(
+            self,
+            forge=self._through(gates),
+            judge_again=again and (lambda m: again(m).provided(*gates, reason=reason)),
+        )
 
     def _through(self, gates: Sequence[Verdict]) -> Callable[[pd.DataFrame, bool], pd.DataFrame]:
         def forge(table: pd.DataFrame, good: bool) -> pd.DataFrame:
@@ -431,7 +436,8 @@ def all_of(verdicts: Mapping[str, Verdict], *, partly: bool = False) -> Verdict:
 
     def forge(table: pd.DataFrame, good: bool) -> pd.DataFrame:
         for one in strict.values() if good or partly else [worst_one]:
-            table = one.forged(table, good)
+            stern = one.judge_again(len(verdicts)) if one.judge_again and not good else one
+            table = stern.forged(table, good)
         return table
 
     of = f"{worst_one.of}, {worst_name}" if worst_one.of and worst_one.of != worst_name else worst_name

@@ -1,12 +1,10 @@
 import math
 
-import pandas as pd
 import pytest
 import torch
 from scipy import integrate
 from torch.testing import assert_close
 
-from measured.tables import over_seeds, pooled, tidy
 from vae.diagnostics.bound import likelihood_bounds
 from vae.diagnostics.decoder import residual_threshold
 from vae.diagnostics.information import (
@@ -164,42 +162,6 @@ def test_mutual_information_reports_its_cap(normal):
     estimate = mutual_information(q, seed=0)
     assert estimate.cap == math.log(B)
     assert estimate.value == pytest.approx(math.log(B))  # every datum told apart: it cannot say more
-
-
-def test_tidy_means_and_standard_errors(normal):
-    members = [{"seed": 0, "beta": 1.0}, {"seed": 1, "beta": 1.0}]
-    values = normal(2, B)
-    table = tidy(members, {"elbo": values, "optimum": values[:, 0]}, split="test")
-    elbo = table[table.quantity == "elbo"]
-    assert elbo["value"].tolist() == pytest.approx(values.mean(1).tolist())
-    assert elbo["se"].tolist() == pytest.approx((values.std(1) / math.sqrt(B)).tolist())
-    assert set(elbo["over"]) == {"images"}
-    assert table[table.quantity == "optimum"][["se", "n", "over"]].drop_duplicates().values.tolist() == [
-        [0.0, 1, "exact"]
-    ]
-    with pytest.raises(ValueError, match=r"elbo must have shape \(2,\)"):
-        tidy(members, {"elbo": normal(3, B)}, split="test")
-
-
-def test_over_seeds_uses_the_spread_of_seeds():
-    table = pd.DataFrame({"beta": [1.0] * 4, "quantity": ["elbo"] * 4, "seed": range(4), "value": [1.0, 2.0, 3.0, 6.0]})
-    row = over_seeds(table, ["beta", "quantity"]).iloc[0]
-    assert row["value"] == 3.0
-    assert row["se"] == pytest.approx(pd.Series([1.0, 2.0, 3.0, 6.0]).std() / 2)
-    assert row["n"] == 4
-    assert math.isnan(over_seeds(table[:1], ["beta"])["se"].iloc[0])
-
-
-def test_pooled_keeps_the_error_that_seeds_share():
-    table = pd.DataFrame(
-        {"beta": [2.0, 1.0, 2.0, 2.0], "seed": [0, 0, 1, 2], "value": [1.0, 7.0, 2.0, 6.0], "se": [0.3, 0.5, 0.1, 0.2]}
-    )
-    found = pooled(table, ["beta"])
-    assert found.index.tolist() == [2.0, 1.0]  # in the table's order
-    assert found["value"].tolist() == [3.0, 7.0]
-    spread = pd.Series([1.0, 2.0, 6.0]).var() / 3
-    assert found["se"].tolist() == pytest.approx([math.sqrt((0.09 + 0.01 + 0.04) / 3 + spread), 0.5])
-    assert pooled(table, ["beta", "seed"])["se"].tolist() == pytest.approx(table["se"].tolist())
 
 
 # Decoders that may read x, and ones that ignore z

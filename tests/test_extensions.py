@@ -133,12 +133,19 @@ def test_the_scoreboard_keeps_the_chapters_claims_apart():
 def test_docstrings_are_plain_text_with_code():
     shown = api.plain("`x_hat` is |x| times *args; sigma_ and `a*b`")
     assert shown == r"``x_hat`` is \|x\| times \*args; sigma\_ and ``a*b``"
+    assert api.plain("`Stop`s") == r"``Stop``\ s"
+
+
+def test_examples_in_docstrings_stand_as_they_are():
+    lines = ["a_b", "", ">>> f(*a_b)", "c_d", "", "e_f"]
+    api.as_plain_text(None, "", "", None, None, lines)
+    assert lines == [r"a\_b", "", ">>> f(*a_b)", "c_d", "", r"e\_f"]
 
 
 INTERNAL = {  # no user's
     *("vae.check", "vae.environment", "vae.inference.checks"),
     *(f"vae.train.{name}" for name in ("checks", "run", "step", "streams")),
-    *(f"measured.{name}" for name in ("cli", "notebook", "figures.chooser.shell")),
+    *("measured.cli", "measured.notebook"),
 }
 
 

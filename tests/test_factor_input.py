@@ -143,5 +143,5 @@ def test_bad_options_are_refused(data, model):
         standard_errors(turned, exploratory(2), 100)
     assert information(turned, exploratory(2)).shape == (18, 18)
     simple = correlated(0.7, 0.3)
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 1, got 0"):
         standard_errors(simple, confirmatory(simple.W != 0, "free"), 0)

@@ -235,9 +235,7 @@ def test_a_model_of_float32_takes_data_of_float64():
 @pytest.mark.parametrize("convert", [torch.from_numpy, lambda a: a])
 def test_images_are_to_be_flattened(call, convert):
     images = convert(np.zeros((N, 2, 4)))
-    with pytest.raises(
-        ValueError, match=r"x must be of shape \(N, X\), got \(23, 2, 4\); flatten .* \(23, 8\)"
-    ):
+    with pytest.raises(ValueError, match=r"x must be of shape \(N, X\), got \(23, 2, 4\); flatten .* \(23, 8\)"):
         call(images)
 
 

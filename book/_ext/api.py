@@ -5,7 +5,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-CODE_OR_MARKUP = re.compile(r"`([^`]+)`|([*|_\\])")
+CODE_OR_MARKUP = re.compile(r"`([^`]+)`(?=(\w?))|([*|_\\])")
 
 
 def is_boilerplate(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
@@ -15,11 +15,19 @@ def is_boilerplate(app: Sphinx, what: str, name: str, obj: object, skip: bool, o
 
 def plain(text: str) -> str:
     """`text` so that reStructuredText shows it as it stands: |x| is no substitution, *args no emphasis."""
-    return CODE_OR_MARKUP.sub(lambda found: f"``{found[1]}``" if found[1] else "\\" + found[2], text)
+
+    def shown(found: re.Match[str]) -> str:
+        code, next_letter, mark = found.groups()
+        return f"``{code}``" + ("\\ " if next_letter else "") if code else f"\\{mark}"
+
+    return CODE_OR_MARKUP.sub(shown, text)
 
 
 def as_plain_text(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    lines[:] = map(plain, lines)
+    in_example = False  # which stands as it is, up to an empty line
+    for i, line in enumerate(lines):
+        in_example = line.lstrip().startswith(">>>") or in_example and bool(line.strip())
+        lines[i] = line if in_example else plain(line)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

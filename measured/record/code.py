@@ -26,12 +26,12 @@ from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
-import measured
 from measured.config import Config
 from measured.project import project
 from measured.record import cells, source, syntax
 from measured.record.source import Name
 
+MACHINERY = Path(__file__).parents[1]
 EFFECTS = "<what importing it does>"
 CELLS = "<all cells of the notebook>"
 
@@ -222,7 +222,7 @@ class _Walk:
             if name not in inside and name not in self.namespace or name.startswith("__") and name.endswith("__"):
                 continue  # a builtin, or an error that compute will meet
             if isinstance(value, type) and issubclass(value, Config):  # its values count, and methods that are called
-                known[name] = (f"{measured.__name__}.Config",)
+                known[name] = (f"{MACHINERY.name}.Config",)
             elif name not in inside and cells.gives(self.cells.imported.get(name, ()), value):
                 known[name] = self.cells.imported[name]
             elif not cells.is_code(value):
@@ -279,8 +279,8 @@ def _elsewhere(path: str) -> str:
     """A dotted path, without the modules if it is of this machinery. ValueError: it is of the project's, but not of its
     package."""
     top, *inner = path.split(".")
-    if top == measured.__name__:
-        folder = Path(measured.__file__).parent
+    if top == MACHINERY.name:
+        folder = MACHINERY
         while len(inner) > 1 and ((folder / inner[0]).is_dir() or (folder / f"{inner[0]}.py").is_file()):
             folder /= inner.pop(0)
         return ".".join([top, *inner])

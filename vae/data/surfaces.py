@@ -10,10 +10,12 @@ from torch import Tensor
 from vae.noise import draw
 
 
-def surfaces(n: int, rank: int, dim: int, curved_noise: float, flat_noise: float, *, seed: int = 0) -> dict[str, Tensor]:
-    """n points (n, dim) of each: "curved", normal codes under a fixed map of 16 smooth bends, and "flat", normal factors
-    times fixed normal loadings, both of `rank` dimensions; "curved, noisy" and "flat, noisy", the same with independent
-    normal noise of these standard deviations."""
+def surfaces(
+    n: int, rank: int, dim: int, curved_noise: float, flat_noise: float, *, seed: int = 0
+) -> dict[str, Tensor]:
+    """n points (n, dim) of each: "curved", normal codes under a fixed map of 16 smooth bends, and "flat", normal
+    factors times fixed normal loadings, both of `rank` dimensions; "curved, noisy" and "flat, noisy", the same with
+    independent normal noise of these standard deviations."""
     bent = torch.tanh(draw(seed, "codes", n, rank) @ draw(seed, "bends", rank, 16) / rank**0.5)
     curved = bent @ draw(seed, "spread", 16, dim) / 2
     flat = draw(seed, "factors", n, rank) @ draw(seed, "loadings", rank, dim)

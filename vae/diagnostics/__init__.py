@@ -1,7 +1,7 @@
 """What a trained model does, in numbers. Start in `information`: rate, information and activity of latents."""
 
 from vae.diagnostics.bound import bound_of, likelihood_bounds, noise_for
-from vae.diagnostics.decoder import direction_lengths, residual_threshold, with_best_variance
+from vae.diagnostics.decoder import decoded_variance, direction_lengths, residual_threshold, with_best_variance
 from vae.diagnostics.information import (
     Estimate,
     active,
@@ -19,6 +19,7 @@ from vae.diagnostics.information import (
     rate_per_dim,
     variance_in_nats,
 )
+from vae.diagnostics.linear import scalar_channel_of
 
 __all__ = [
     "Estimate",
@@ -27,6 +28,7 @@ __all__ = [
     "aggregate_kl",
     "bound_of",
     "decoded_draws",
+    "decoded_variance",
     "direction_lengths",
     "information_of",
     "information_per_dim",
@@ -40,6 +42,7 @@ __all__ = [
     "rate_and_distortion",
     "rate_per_dim",
     "residual_threshold",
+    "scalar_channel_of",
     "variance_in_nats",
     "with_best_variance",
 ]

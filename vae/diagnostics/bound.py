@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vae.models.ensemble import Ensemble
+from vae.models.networks import check_diagonal
 from vae.models.vae import VAE
 from vae.noise import draw
 from vae.train.objectives import elbo, iwae, terms
@@ -20,7 +21,7 @@ def noise_for(ensemble: Ensemble, x: Tensor, n_draws: int, purpose: str) -> Tens
 
 
 def _terms(model: VAE, x: Tensor, eps: Tensor) -> dict[str, Tensor]:
-    q = model.encode(x)
+    q = check_diagonal(model.encode(x))
     out = model.decoder(q.rsample(eps.movedim(1, 0)))
     return {
         "log p(x|z)": model.likelihood.log_prob(x, out).mean(0),

@@ -34,6 +34,17 @@ def with_best_variance(ensemble: Ensemble, x: Tensor, *, n_draws: int, purpose: 
     return replace(ensemble, params=ensemble.params | {VARIANCE: best.to(trained)})
 
 
+def decoded_variance(ensemble: Ensemble, z: Tensor, x: Tensor) -> Tensor:
+    """How far what each member decodes from z (N, Z) lies from the mean of data x (n, X), squared, as a share of the
+    data's variance, (E, N)."""
+    mean, variance = x.mean(0).to(ensemble.device), float(x.var(0, correction=0).sum())
+
+    def share(model: VAE, z: Tensor) -> dict[str, Tensor]:
+        return {"share": (model.likelihood.mean(model.decoder(z)) - mean).square().sum(-1) / variance}
+
+    return ensemble.map_rows(share, z)["share"]
+
+
 def direction_lengths(ensemble: Ensemble, z: Tensor) -> Tensor:
     """How far a unit step of z moves each member's decoded mean, along the directions in which it moves it most, second
     most, ...: the singular values of the Jacobian at z (N, Z), descending, (E, N, min(X, Z)), units of x."""

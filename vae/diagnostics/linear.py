@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,12 +13,13 @@ from torch import Tensor
 from vae.exact import linear_gaussian as lg
 from vae.gaussian import kl, logmeanexp, relative_weight_variance
 from vae.models.ensemble import Ensemble
+from vae.models.networks import check_diagonal
 from vae.models.vae import VAE
 from vae.noise import draw
 from vae.train.objectives import terms
 
 
-def decoder_of(model: VAE) -> dict[str, Tensor]:
+def decoder_of(model: Any) -> dict[str, Tensor]:
     """The decoder of `vae.models.linear_vae_model` as `vae.exact.linear_gaussian` takes it: W (X, Z), mu (X,), psi."""
     return {"W": model.decoder[0].weight, "mu": model.decoder[0].bias, "psi": model.likelihood.log_variance.exp()}
 
@@ -26,7 +27,7 @@ def decoder_of(model: VAE) -> dict[str, Tensor]:
 def exact_terms(model: VAE, x: Tensor) -> dict[str, Tensor]:
     """The two terms of the ELBO without sampling noise, nats, and E_q |x - f(z)|^2 with the decoder's variance, in the
     data's units squared; (n,) each."""
-    exact, q = decoder_of(model), model.encode(x)
+    exact, q = decoder_of(model), check_diagonal(model.encode(x))
     bias = (x - exact["mu"] - q.mean @ exact["W"].mT).square().sum(-1)
     return {
         "reconstruction": lg.expected_log_lik(x=x, q=q, **exact),
@@ -36,10 +37,22 @@ def exact_terms(model: VAE, x: Tensor) -> dict[str, Tensor]:
     }
 
 
+def scalar_channel_of(model: Any) -> dict[str, Tensor]:
+    """What a linear VAE with one latent, decoder N(a z, .) and encoder N(k x, s2), does to scalar data of mean 0 and
+    variance 1, for `Ensemble.map`: I(x;z) and rate, nats, the squared error, and a^2."""
+    a, k, s2 = model.decoder[0].weight[0, 0], model.encoder.mean.weight[0, 0], model.encoder.log_var[0].exp()
+    return {
+        "I(x;z)": 0.5 * torch.log1p(k**2 / s2),
+        "rate": 0.5 * (k**2 + s2 - 1 - s2.log()),
+        "squared error": (1 - a * k) ** 2 + a**2 * s2,
+        "a^2": a**2,
+    }
+
+
 def exact_bounds(model: VAE, x: Tensor, eps: Tensor) -> dict[str, Tensor]:
     """log p(x), the ELBO and its terms, KL(q || p(z|x)) computed without it, and what one draw of z for each datum, by
     noise eps (n, Z), makes of the ELBO and of the KL; nats, (n,) each. "KL of a latent" is (n, Z)."""
-    exact, q = decoder_of(model), model.encode(x)
+    exact, q = decoder_of(model), check_diagonal(model.encode(x))
     sampled, parts = terms(model, x, q, eps[None]), exact_terms(model, x)
     log_evidence, divergence = lg.log_evidence(x=x, **exact), kl(q, lg.posterior(x=x, **exact))
     gap = log_evidence - sampled.log_w[0]
@@ -86,7 +99,7 @@ def importance_climb(ensemble: Ensemble, x: Tensor, n_draws: int) -> Climb:
 
 def _weights(model: VAE, x: Tensor, eps: Tensor) -> dict[str, Tensor]:
     """log w / p(x), (n, K), for noise eps (n, K, Z), and the exact variance of w / p(x), (n,)."""
-    exact, q = decoder_of(model), model.encode(x)
+    exact, q = decoder_of(model), check_diagonal(model.encode(x))
     log_w = terms(model, x, q, eps.movedim(1, 0)).log_w
     variance = relative_weight_variance(lg.posterior(x=x, **exact), q)
     return {"log ratio": (log_w - lg.log_evidence(x=x, **exact)).mT, "variance": variance}

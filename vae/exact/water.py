@@ -1,4 +1,4 @@
-"""The linear VAE's optimum while the level beta sigma^2 rises over the data's spectrum: reverse water-filling, drawn."""
+"""The linear VAE's optimum while the level beta sigma^2 rises over the data's spectrum: reverse water-filling."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def bernoulli_log_evidence(model: VAE, x: Tensor, n_nodes: int, reach: float = 6
         raise ValueError(
             f"model must have a BernoulliLikelihood, got {type(model.likelihood).__name__}; pass such a one"
         )
-    axis, totals = torch.linspace(-reach, reach, n_nodes, device=x.device), []
+    axis, totals = torch.linspace(-reach, reach, n_nodes, dtype=x.dtype, device=x.device), []
     for z in torch.cartesian_prod(axis, axis).split(2**14):
         logits = model.decoder(z)
         log_lik = logits @ x.mT - torch.nn.functional.softplus(logits).sum(1, keepdim=True)
@@ -119,6 +119,6 @@ def posterior_windows(log_joint: LogJoint, qs: Sequence[Gaussian], side: int = 1
     means, covariances = torch.stack([q.mean for q in qs], 1), torch.stack([q.covariance() for q in qs], 1)
     spread = covariances.diagonal(dim1=2, dim2=3).sqrt()
     reach = (means - means[:, -1:]).abs().amax((1, 2)) + 5 * spread.amax((1, 2))
-    unit = torch.cartesian_prod(*[torch.linspace(-1, 1, side, device=means.device)] * 2)
+    unit = torch.cartesian_prod(*[torch.linspace(-1, 1, side, dtype=means.dtype, device=means.device)] * 2)
     density = joint.values(log_joint, means[:, -1] + reach[:, None] * unit[:, None])
     return Windows(means, covariances, reach, (density - density.amax(0)).mT.unflatten(1, (side, side)))

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -113,6 +112,6 @@ def pruned(ensemble: Ensemble, keep: Tensor | np.ndarray, *, allow_empty: bool =
 
 
 def linear_cost(rate: np.ndarray) -> np.ndarray:
-    """By how many nats the ELBO of an optimal linear VAE falls when a latent of that `rate` (nats, any shape) is pruned:
-    (exp(2 rate) - 1 - 2 rate) / 2, nearly its square where it is small (book/latent_dimension)."""
+    """By how many nats the ELBO of an optimal linear VAE falls when a latent of that `rate`, in nats, is pruned:
+    (exp(2 rate) - 1 - 2 rate) / 2, nearly the rate's square where it is small (book/latent_dimension); any shape."""
     return 0.5 * (np.expm1(2 * rate) - 2 * rate)

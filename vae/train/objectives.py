@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from vae.check import one_of, whole
+from vae.check import number, one_of, whole
 from vae.exact.linear_gaussian import expected_log_lik
 from vae.gaussian import LOG_2PI, DiagonalGaussian, Gaussian, logmeanexp
 from vae.models.multirate import MultiRateVAE, spread
@@ -227,5 +226,4 @@ def check_numbers(numbers: Mapping[str, Any]) -> None:
         if name not in _RULES or isinstance(value, Tensor):
             continue
         good, must, remedy = _RULES[name]
-        if isinstance(value, bool) or not isinstance(value, Real) or not good(float(value)):
-            raise ValueError(f"{name} must {must}, got {value!r}; {remedy}")
+        number(name, value, must, good, remedy)

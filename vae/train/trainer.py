@@ -119,7 +119,7 @@ def train(
     ...     return elbo(terms(model, x, model.encode(x), eps), member["beta"])
     >>> members = [{"seed": 0, "beta": beta} for beta in (0.5, 2.0)]
     >>> start = stack(lambda m: linear_vae_model(64, 2, 0.1, generator(m["seed"], "init")), members)
-    >>> trained = train(start, objective, load("digits").train, Schedule(steps=200, batch_size=64, learning_rate=1e-2))
+    >>> trained = train(start, objective, load("digits").train, Schedule(steps=50, batch_size=64))
     >>> trained.history.columns.tolist(), trained.last_objective().shape
     (['seed', 'beta', 'step', 'objective'], torch.Size([2]))
 
@@ -309,7 +309,7 @@ def _said(ensemble: Ensemble, objective: Objective, rows: Rows, schedule: Schedu
         at = torch.full((len(ensemble),), progress, dtype=x.dtype)
         return there.map(of_one, numbers | {"progress": at}, in_dims=[0]).detach()
 
-    places = [(1.0, step / 10) for step in range(11)] + [(scale, 0.5) for scale in (0.0, 0.1, 3.0)]
+    places = [(1.0, step / 10) for step in range(11)] + [(scale, 0.5) for scale in (0.0, 0.1, 3.0, 10.0)]
     return [said(scale, progress) for scale, progress in places]
 
 

@@ -90,18 +90,20 @@ def posteriors(
 def plane(
     ax: Axes, z1: np.ndarray, z2: np.ndarray, log_joint: np.ndarray, guesses: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    """A density (G1, G2) in grey, by the mass that its regions hold, and an ellipse for each (mean, covariance)."""
+    """A density (G1, G2) in grey, by the mass that its regions hold, and an ellipse for each (mean, covariance), with
+    its name for a legend."""
     log_density = log_joint - log_joint.max()
     lowest = regions(z1, z2, log_density)
     for level, shade in zip(lowest, SHADES, strict=True):
         ax.contourf(z1, z2, np.maximum(log_density, -1e3).T, levels=[level, 1], colors=[shade])
     held = log_density >= lowest[0]
     points = [np.array([z[held.any(axis)][[0, -1]] for z, axis in ((z1, 1), (z2, 0))]).T]
-    for (mean, covariance), (_, color, line) in zip(guesses, ROLES.values(), strict=True):
+    for (mean, covariance), (name, color, line) in zip(guesses, ROLES.values(), strict=True):
         variances, axes = np.linalg.eigh(covariance)
         width, height = 2 * RADIUS * np.sqrt(variances)
         angle = np.degrees(np.arctan2(axes[1, 0], axes[0, 0]))
-        ax.add_patch(Ellipse(tuple(mean), width, height, angle=angle, fill=False, edgecolor=color, ls=line, lw=1.8))
+        style = {"fill": False, "edgecolor": color, "ls": line, "lw": 1.8, "label": name}
+        ax.add_patch(Ellipse(tuple(mean), width, height, angle=angle, **style))
         reach = RADIUS * np.sqrt(np.diag(covariance))
         points.append(np.stack([mean - reach, mean + reach]))
     low, high = np.concatenate(points).min(0), np.concatenate(points).max(0)
