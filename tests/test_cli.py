@@ -276,23 +276,23 @@ def compute(config):
 def test_a_signal_kills_the_kernel_and_leaves_nothing_and_the_next_run_starts_clean(root, signum):
     nbformat.write(toy.notebook(compute=SLOW), root / "notebooks" / "toy.ipynb")
     (root / "slow").touch()
-    program = subprocess.Popen(
+    deadline = time.monotonic() + 60
+    with subprocess.Popen(
         [sys.executable, "-m", "measured", "run", "toy"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `make test &` ignores it
-    )
-    deadline = time.monotonic() + 60
-    while not (root / "kernel").exists() or not (root / "kernel").read_text():
-        assert program.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    program.send_signal(signum)
-    try:
-        out, err = program.communicate(timeout=60)
-    finally:
-        program.kill()  # else what is left of it warns in some later test
+    ) as program:
+        try:
+            while not (root / "kernel").exists() or not (root / "kernel").read_text():
+                assert program.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            program.send_signal(signum)
+            out, err = program.communicate(timeout=60)
+        finally:
+            program.kill()  # else what is left of it, its open pipes too, warns in some later test
     assert program.returncode == 128 + signum
     assert err == f"stopped by {signum.name}; nothing was written.\n"
     assert "toy  cell 4 of 5  compute the table" in out

@@ -9,7 +9,7 @@ import torch
 from pydantic import AfterValidator, ValidationError, model_validator
 
 import measured
-from measured.config import Count, Index, NonNegative, Positive, nearest
+from measured.config import Count, Index, NonNegative, Positive, ascending, descending, nearest
 from vae.device import Device, resolve_device
 
 
@@ -162,6 +162,19 @@ def test_limits_are_checked_by_name_and_of_the_largest():
         config.at_most("for digits", latents=1, betas=0.1)
     with pytest.raises(ValueError, match=r"^betas must be at most 0.9 for digits, got \[0.5, 1.0\]; lower it$"):
         config.at_most("for digits", betas=0.9)
+
+
+@pytest.mark.parametrize(
+    ("order", "good", "word"), [(ascending(3), (1, 2, 4), "above"), (descending(3), (4, 2, 1), "below")]
+)
+def test_numbers_in_order(order, good, word):
+    class Grid(measured.Config):
+        betas: Annotated[tuple[Positive, ...], order]
+
+    assert Grid(betas=good).betas == good
+    for bad in (good[::-1], good[:2], (*good, good[-1])):
+        with pytest.raises(ValidationError, match=f"must be 3 or more, each {word} the one before"):
+            Grid(betas=bad)
 
 
 def test_unfinished_work_has_a_place_only_within_a_record(tmp_path):

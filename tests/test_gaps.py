@@ -64,6 +64,7 @@ def test_what_is_sampled_is_near_what_is_so(bernoulli):
     assert all(error.abs().max() < 0.3 for error in errors.values())
     assert {len(value) for value in seen.values()} == {N}
     trust = certificates(decomposed([model], x, EFFORT, annealed=True))
+    assert [tuple(one.shape) for one in trust["share"].values()] == [(1, N), (1, N), (1,)]
     assert [len(one) for unit in trust.values() for one in unit.values()] == [1] * 6
 
 

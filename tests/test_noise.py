@@ -126,11 +126,11 @@ print(test_noise.trained(workers=2))
 
 def trained(workers: int) -> float:
     """A number that sums up a short training."""
-    import test_execution as execution
+    import trainings
 
     stream = torch.Generator().manual_seed(1)
-    data = (torch.randn(execution.N, execution.X, generator=stream, dtype=torch.float64) > 0).double()
-    params = execution.run(data, compile=False, workers=workers).ensemble.params
+    data = (torch.randn(trainings.N, trainings.X, generator=stream, dtype=torch.float64) > 0).double()
+    params = trainings.run(data, compile=False, workers=workers).ensemble.params
     return float(sum(p.sum() for p in params.values()))
 
 

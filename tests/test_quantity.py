@@ -62,6 +62,12 @@ def test_other_units_the_size_and_names():
     assert A.named("x").unit == "nats"
 
 
+def test_what_training_may_still_change_is_taken_off():
+    left = A.less_change(B)
+    assert (left.value, left.se, left.df, left.of) == (-2.0, 0.3, 3.0, "a, less its last change by training")
+    assert A.less_change(Measured(4.5), "beyond").value == 4.5
+
+
 def test_a_mean_of_independent_ones():
     found = mean([A, B], "both")
     assert (found.value, found.se, found.n, found.of) == (1.5, pytest.approx(0.25), 6, "both")
@@ -327,6 +333,7 @@ KINDS = {
     "size": lambda t: of(t, "a").size(),
     "size of a negative": lambda t: of(t, "c").size(),
     "in errors": lambda t: of(t, "a").in_errors(),
+    "less the last change": lambda t: of(t, "a").less_change(of(t, "b")),
     "pairs": lambda t: paired(rows(t, "a"), rows(t, "b"), "gain"),
     "relative": lambda t: relative(rows(t, "a"), rows(t, "b"), "gain"),
     "by seed": lambda t: by_seed(lambda a, b: a**3 / b, rows(t, "a"), rows(t, "b"), of="x", unit=""),

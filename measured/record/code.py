@@ -130,7 +130,7 @@ class _Walk:
         """What importing does, of the modules that were reached and of those imported with them."""
         reached = {node.module for node in self.nodes if isinstance(node, Name)}
         modules = source.imported_with(reached | self.cells.opened)
-        return [Name(each, EFFECTS) for each in sorted(modules) if source.unchecked(each).effects]
+        return [Name(each, EFFECTS) for each in sorted(modules) if source.effects(each)]
 
     def _node(self, node: Any) -> Node:
         if node == CELLS:
@@ -157,7 +157,7 @@ class _Walk:
                 for name in names & (module.defined.keys() | module.imported.keys())
             }
 
-        statements = module.effects if node.name == EFFECTS else module.defined[node.name]
+        statements = source.effects(node.module) if node.name == EFFECTS else module.defined[node.name]
         tree, refers = self._described(statements, known, module.package)
         if node.name in module.altered:
             others = [Name(node.module, name) for name in sorted(module.defined) if name != node.name]
@@ -263,16 +263,8 @@ class _Walk:
 
 
 def _ends(target: Target, attributes: list[str]) -> list[tuple[Target, list[str]]]:
-    """What a name and attributes of it come to: where it is defined, and the attributes that are left."""
-    ends: list[tuple[Target, list[str]]] = []
-    for home in source.homes(target) if isinstance(target, Name | str) else (target,):
-        if isinstance(home, str):
-            ends.append((".".join([home, *attributes]), []))
-        elif isinstance(home, Name) and home.name is None and attributes:
-            ends += _ends(Name(home.module, attributes[0]), attributes[1:])
-        else:
-            ends.append((home, attributes))
-    return ends
+    """As `source.ends`, of what is the notebook's too."""
+    return [(target, attributes)] if isinstance(target, Live | Assigned) else [*source.ends(target, attributes)]
 
 
 def _elsewhere(path: str) -> str:

@@ -27,18 +27,21 @@ class Name(NamedTuple):
     name: str | None
 
 
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 Target = Name | str  # what a name stands for; the dotted path of what is not the package's
 
 
 class Module(NamedTuple):
     """A module: the statements that define or alter each name; what each imported name may stand for, and the modules
-    imported; the statements that do something else to the world; the names that functions of the module alter."""
+    imported; the statements that do something else to the world, and definitions with a decorator of ours, which may;
+    the names that functions of the module alter."""
 
     package: str
     defined: dict[str, list[ast.stmt]]
     imported: dict[str, tuple[Target, ...]]
     opened: frozenset[str]
     effects: list[ast.stmt]
+    decorated: list[Definition]
     altered: frozenset[str]
 
 
@@ -83,13 +86,14 @@ def unchecked(name: str) -> Module:
 @cache
 def _parsed(name: str, path: Path, _packages: tuple[str, ...], _changed: int) -> Module:
     if path.is_dir():  # without an __init__
-        return Module(name, {}, {}, frozenset(), [], frozenset())
+        return Module(name, {}, {}, frozenset(), [], [], frozenset())
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     tree = syntax.plain(path.read_bytes())
     outer = syntax.outer_imports(tree)
     imported = imports(outer, package)
     defined: dict[str, list[ast.stmt]] = {}
     effects: list[ast.stmt] = []
+    decorated: list[Definition] = []
     altered: set[str] = set()
     for statement in tree.body:
         if isinstance(statement, syntax.IMPORTS):
@@ -98,7 +102,7 @@ def _parsed(name: str, path: Path, _packages: tuple[str, ...], _changed: int) ->
         if isinstance(statement, syntax.DEFINITIONS):
             roots = {syntax.root(each) for each in statement.decorator_list}
             if roots & defined.keys() or any(isinstance(t, Name) for each in roots for t in imported.get(each, ())):
-                effects.append(statement)  # a decorator of ours may register what it decorates
+                decorated.append(statement)
         else:
             names |= syntax.altered(statement) & defined.keys()
             effects += [statement] if not names and syntax.does_something(statement) else []
@@ -108,7 +112,35 @@ def _parsed(name: str, path: Path, _packages: tuple[str, ...], _changed: int) ->
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 is_global = syntax.looked_up(function) | syntax.bound_globally(function)
                 altered |= syntax.altered(function) & is_global
-    return Module(package, defined, imported, opened(outer, package), effects, frozenset(altered & defined.keys()))
+    lasting = frozenset(altered & defined.keys())
+    return Module(package, defined, imported, opened(outer, package), effects, decorated, lasting)
+
+
+def effects(name: str) -> list[ast.stmt]:
+    """What importing a module does other than to define its names: its loose statements, and what is decorated by
+    something that keeps it, such as a registry."""
+    there = unchecked(name)
+    kept = [s for s in there.decorated if any(_keeps(each, there, name) for each in s.decorator_list)]
+    return [*there.effects, *kept]
+
+
+def _keeps(decorator: ast.expr, there: Module, name: str) -> bool:
+    """Whether a decorator alters a variable of its module, or is a method of one (`f.register`)."""
+    steps: list[str] = []
+    at = decorator.func if isinstance(decorator, ast.Call) else decorator
+    while isinstance(at, ast.Attribute):
+        steps.insert(0, at.attr)
+        at = at.value
+    if not isinstance(at, ast.Name):
+        return True
+    targets = [Name(name, at.id)] if at.id in there.defined else there.imported.get(at.id, ())
+    for home, rest in [end for target in targets for end in ends(target, steps)]:
+        if isinstance(home, Name):
+            module = unchecked(home.module)
+            alters = any(syntax.altered(each) & module.altered for each in module.defined.get(home.name or "", ()))
+            if rest or alters:
+                return True
+    return False
 
 
 def imports(tree: ast.AST, package: str) -> dict[str, tuple[Target, ...]]:
@@ -175,6 +207,19 @@ def homes(target: Target) -> tuple[Target, ...]:
     if not found:
         raise ValueError(f"{target} is re-exported in a circle; import it from where it is defined")
     return tuple(found)
+
+
+def ends(target: Target, attributes: list[str]) -> list[tuple[Target, list[str]]]:
+    """What a name and attributes of it come to: where it is defined, and the attributes that are left."""
+    found: list[tuple[Target, list[str]]] = []
+    for home in homes(target):
+        if isinstance(home, str):
+            found.append((".".join([home, *attributes]), []))
+        elif home.name is None and attributes:
+            found += ends(Name(home.module, attributes[0]), attributes[1:])
+        else:
+            found.append((home, attributes))
+    return found
 
 
 def submodules(name: str) -> list[str]:

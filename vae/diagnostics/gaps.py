@@ -142,9 +142,9 @@ def _levels(models: Sequence[VAE], x: Tensor, effort: Effort, first: int, anneal
 
 
 def certificates(found: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """How far one can trust what `decomposed` found, annealed: by unit, (E,) each. Of the mean over data, the sampling
-    error of ln p(x) by either method (in "nats"); the "share" of data that break the order of the ELBOs by more than
-    0.01 nats, and the least acceptance; the least ESS (in "weights")."""
+    """How far one can trust what `decomposed` found, annealed, by unit. In "nats", (E,), the sampling error of the mean
+    of ln p(x) by either method; in "share", (E, B), 1 for data that break the order of the ELBOs by more than 0.01
+    nats, and, (E,), the least acceptance; in "weights", (E,), the least ESS."""
     counts = {"encoder above the best diagonal": "amortization gap"}
     counts |= {"best diagonal above the best full": "gained by a full covariance"}
     return {
@@ -152,7 +152,7 @@ def certificates(found: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
             f"sampling error of ln p(x), {how}": found[f"se of {how}"].square().sum(1).sqrt() / found["ESS"].shape[1]
             for how in ("importance", "annealed")
         },
-        "share": {f"{name} by 0.01": (found[gap] < -0.01).double().mean(1) for name, gap in counts.items()}
+        "share": {f"{name} by 0.01": (found[gap] < -0.01).double() for name, gap in counts.items()}
         | {"least acceptance": found["acceptance"].min(1).values},
         "weights": {"least ESS": found["ESS"].min(1).values},
     }

@@ -13,6 +13,7 @@ from vae.check import number, one_of, whole
 from vae.exact.linear_gaussian import expected_log_lik
 from vae.gaussian import LOG_2PI, DiagonalGaussian, Gaussian, logmeanexp
 from vae.models.multirate import MultiRateVAE, spread
+from vae.models.networks import check_diagonal
 from vae.models.vae import VAE, Model, check_generative
 
 
@@ -188,12 +189,12 @@ def annealing(progress: float | Tensor, cycles: float | Tensor = 1, rise: float 
     return torch.where(phase < rise, phase / rise, torch.ones_like(phase))
 
 
-def remedied_elbo(model: VAE, x: Tensor, eps: Tensor, member: Mapping[str, Any]) -> Tensor:
+def remedied_elbo(model: Any, x: Tensor, eps: Tensor, member: Mapping[str, Any]) -> Tensor:
     """The objective of remedies for collapse, as numbers of the member, nats (B,): its KL is the larger of `free_bits`
     of "free_nats" and `minimum_rate` of "minimum_rate", its weight "beta" times `annealing` with "cycles" and "rise".
     With 0, 0, 1, 1 and 0 for them it is the plain ELBO; members of one ensemble may have any.
     """
-    q = model.encode(x)
+    q = check_diagonal(model.encode(x))
     kl = torch.maximum(free_bits(q, member["free_nats"]), minimum_rate(q, member["minimum_rate"]))
     weight = member["beta"] * annealing(member["progress"], member["cycles"], member["rise"])
     return elbo(terms(model, x, q, eps)._replace(kl=kl), weight)

@@ -58,8 +58,8 @@ class Example(NamedTuple):
 
 
 def examples(pure: float, cross: float) -> dict[str, Example]:
-    """Ten structures that people fit, by name: exploratory, with cross loadings (`pure` and `cross` in the first of them),
-    with known uniquenesses, correlated factors, bifactor, tied loadings."""
+    """Ten structures that people fit, by name: exploratory, with cross loadings (`pure` and `cross` in the first of
+    them), with known uniquenesses, correlated factors, bifactor, tied loadings."""
     weak, strong, three_each = two_factors(0.8, 0.6), two_factors(pure, cross), simple(0.7, 0.7)
     few, many, mask = bifactor(0.7, 0.3), bifactor(0.6, 0.5), three_each.W != 0
     tied, one = torch.full((4, 2), 0.4375**0.5).double(), torch.ones(4, 2, dtype=torch.int64)
