@@ -259,6 +259,16 @@ def test_a_registry_that_an_imported_module_fills_counts(package):
         assert not differ(package, "from PKG.b import f", **modules)  # nobody imports it
 
 
+def test_a_decorator_that_keeps_nothing_brings_no_others_along(package):
+    decorator = "def twice(f):\n    return lambda x: 2 * f(x)\n\n"
+    one = "@twice\ndef f(x):\n    return x\n\n@twice\ndef g(x):\n    return {}\n"
+    assert not differ(package, a=tuple(decorator + one.format(number) for number in (1, 2)))
+    for style in ("from PKG.b import twice\n", "from PKG import b\ntwice = b.twice\n"):
+        versions = tuple(style + one.format(number) for number in (1, 2))
+        assert not differ(package, a=versions, b=both(decorator))
+        assert differ(package, a=both(style + one), b=(decorator, decorator.replace("2 *", "3 *")))
+
+
 @pytest.mark.parametrize("statement", ["torch.set_default_dtype(torch.{})", "torch.it = torch.{}", "set_up(torch.{})"])
 def test_what_importing_does_to_the_world_counts(package, statement):
     source = f"import torch\ndef set_up(x):\n    torch.it = x\n\n{statement}\n"

@@ -20,6 +20,7 @@ import ast
 import hashlib
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
@@ -72,7 +73,8 @@ def code_key(compute: Callable, parameters: type[Config] = Config) -> str:
     if not isinstance(compute, FunctionType) or compute.__name__ == "<lambda>":
         raise ValueError(f"compute must be a function written with def, got {compute!r}; wrap it in one")
     start = Live(compute)
-    return _Walk(compute.__module__, compute.__globals__, start, cells.methods(parameters)).key(start)
+    with source.counting(*source.packages()):
+        return _Walk(compute.__module__, compute.__globals__, start, cells.methods(parameters)).key(start)
 
 
 def reached_by_sources(notebooks: Mapping[str, Sequence[str]], packages: Sequence[str]) -> dict[str, str]:
@@ -99,7 +101,7 @@ class _Walk:
         self.home, self.namespace = home, namespace
         described = {} if described is None else described
         self.cells = cells.cells_of(self.namespace, self.home)
-        self.left_out = source.left_out()
+        self.left_out, self.root = source.left_out(), project().root
         self.nodes: dict[Any, Node] = {}
         self.attributes: set[str] = set()  # that are looked up anywhere
         queue: list[Any] = [start]
@@ -151,7 +153,7 @@ class _Walk:
             ours = [(name, at) for name, at in (*homes, *inner) if isinstance(at, Name) and at not in self.left_out]
             return [name for name, _ in ours], [at for _, at in ours]
 
-        def known(names: set[str]) -> Known:
+        def known(names: frozenset[str]) -> Known:
             return {
                 name: (*([Name(node.module, name)] if name in module.defined else ()), *module.imported.get(name, ()))
                 for name in names & (module.defined.keys() | module.imported.keys())
@@ -164,7 +166,9 @@ class _Walk:
             refers = [*refers, *(other for other in others if other not in self.left_out)]
         return tree, refers
 
-    def _described(self, statements: Sequence[ast.AST], known: Callable[[set[str]], Known], package: str = "") -> Node:
+    def _described(
+        self, statements: Sequence[ast.AST], known: Callable[[frozenset[str]], Known], package: str = ""
+    ) -> Node:
         trees, refers = [], list[Hashable]()
         for statement in statements:
             names = dict(known(syntax.looked_up(statement)))
@@ -203,7 +207,7 @@ class _Walk:
         found = []
         for end, rest in [pair for target in names[root.id] for pair in _ends(target, attributes)]:
             if isinstance(end, str):
-                reference: Any = ["from", _elsewhere(end)]
+                reference: Any = ["from", _elsewhere(end, self.root)]
             elif end in self.left_out:
                 reference = ["left out"]
             else:
@@ -214,7 +218,7 @@ class _Walk:
             found += [reference] if reference not in found else []
         return found[0] if len(found) == 1 else ["any", found]
 
-    def _seen_from_notebook(self, names: set[str], reader: str, inside: Mapping[str, Any]) -> Known:
+    def _seen_from_notebook(self, names: frozenset[str], reader: str, inside: Mapping[str, Any]) -> Known:
         """What names are in the notebook, or `inside` the closure of what reads them. ValueError: one is a variable."""
         known: dict[str, tuple[Target, ...]] = {}
         for name in sorted(names):
@@ -267,7 +271,7 @@ def _ends(target: Target, attributes: list[str]) -> list[tuple[Target, list[str]
     return [(target, attributes)] if isinstance(target, Live | Assigned) else [*source.ends(target, attributes)]
 
 
-def _elsewhere(path: str) -> str:
+def _elsewhere(path: str, root: Path) -> str:
     """A dotted path, without the modules if it is of this machinery. ValueError: it is of the project's, but not of its
     package."""
     top, *inner = path.split(".")
@@ -277,6 +281,6 @@ def _elsewhere(path: str) -> str:
             folder /= inner.pop(0)
         return ".".join([top, *inner])
     file = getattr(sys.modules.get(top), "__file__", None)
-    if file and Path(file).is_relative_to(project().root) and not Path(file).is_relative_to(sys.prefix):
+    if file and file.startswith(f"{root}{os.sep}") and not Path(file).is_relative_to(sys.prefix):
         raise ValueError(f"{path} is in {file}, which the record's key cannot see; move it into {project().package}")
     return path

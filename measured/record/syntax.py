@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dis
 from collections.abc import Iterator
+from functools import cache
 from types import CodeType
 from typing import Any
 
@@ -82,10 +83,11 @@ def _texts(node: ast.expr) -> Iterator[bool]:
             yield True
 
 
-def looked_up(tree: ast.AST) -> set[str]:
+@cache
+def looked_up(tree: ast.AST) -> frozenset[str]:
     """Names that a definition looks up outside itself, in decorators, defaults and inner functions too."""
     body = tree if isinstance(tree, ast.Module) else ast.Module([tree], [])  # type: ignore[list-item]
-    return set(_looked_up(compile(body, "<definition>", "exec")))
+    return frozenset(_looked_up(compile(body, "<definition>", "exec")))
 
 
 def _looked_up(code: CodeType) -> Iterator[str]:
