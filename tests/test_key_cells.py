@@ -1,5 +1,7 @@
 """What a record's key sees of a notebook's cells: what `compute` reaches, by content, and nothing else."""
 
+import linecache
+
 import pytest
 from keyed import cell, cell_key
 
@@ -259,3 +261,16 @@ def test_the_config_class_counts_by_its_values_and_by_the_methods_that_are_calle
 def test_compute_must_be_a_plain_function(bad):
     with pytest.raises(ValueError, match="compute must be a function written with def"):
         code_key(bad)
+
+
+def test_an_imported_constant_is_known_to_a_kernel_that_stores_no_history():
+    """nbval's kernel has an empty `In`: a constant of the package is then known by its module, any other variable is not."""
+    gaps = pytest.importorskip("vae.diagnostics.gaps")
+    source = "def compute(config):\n    return GAPS\n"
+    namespace: dict = {"__name__": "__main__", "In": [""], "GAPS": gaps.GAPS}
+    linecache.cache["<no history>"] = (len(source), None, source.splitlines(keepends=True), "<no history>")
+    exec(compile(source, "<no history>", "exec"), namespace)
+    assert code_key(namespace["compute"])
+    namespace["GAPS"] = ("something", "else")
+    with pytest.raises(ValueError, match="reads the variable 'GAPS'"):
+        code_key(namespace["compute"])

@@ -218,6 +218,14 @@ class _Walk:
             found += [reference] if reference not in found else []
         return found[0] if len(found) == 1 else ["any", found]
 
+    def _constant(self, name: str, value: Any) -> Name | None:
+        """The package's constant of that name, where nobody kept the cells that say what was imported: a kernel that is
+        told to store no history, as nbval's is."""
+        if any(self.namespace.get("In", ())):
+            return None
+        ours = sorted(filter(source.is_ours, sys.modules))
+        return next((Name(module, name) for module in ours if vars(sys.modules[module]).get(name) is value), None)
+
     def _seen_from_notebook(self, names: frozenset[str], reader: str, inside: Mapping[str, Any]) -> Known:
         """What names are in the notebook, or `inside` the closure of what reads them. ValueError: one is a variable."""
         known: dict[str, tuple[Target, ...]] = {}
@@ -229,6 +237,8 @@ class _Walk:
                 known[name] = (f"{MACHINERY.name}.Config",)
             elif name not in inside and cells.gives(self.cells.imported.get(name, ()), value):
                 known[name] = self.cells.imported[name]
+            elif name not in inside and not cells.is_code(value) and (constant := self._constant(name, value)):
+                known[name] = (constant,)
             elif not cells.is_code(value):
                 raise ValueError(
                     f"{reader} reads the variable {name!r} of the notebook, which the record's "
