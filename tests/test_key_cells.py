@@ -264,7 +264,7 @@ def test_compute_must_be_a_plain_function(bad):
 
 
 def test_an_imported_constant_is_known_to_a_kernel_that_stores_no_history():
-    """nbval's kernel has an empty `In`: a constant of the package is then known by its module, any other variable is not."""
+    """nbval's kernel has an empty `In`: a constant of the package is known by its module, another variable is not."""
     gaps = pytest.importorskip("vae.diagnostics.gaps")
     source = "def compute(config):\n    return GAPS\n"
     namespace: dict = {"__name__": "__main__", "In": [""], "GAPS": gaps.GAPS}
